@@ -1,0 +1,7 @@
+# The floating-point flags that the promise of equal bits rests on, for our own targets. They come after whatever flags
+# the project around us sets, so that its -ffast-math or -Ofast is undone here: -fno-fast-math first, because it turns
+# errno back on, then each of the parts that could have been given by themselves.
+function(adamant_numerics target)
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:-fno-fast-math;-fno-unsafe-math-optimizations;-fno-finite-math-only;-fno-associative-math;-fno-reciprocal-math;-fsigned-zeros;-ffp-contract=off;-fno-math-errno;-fno-trapping-math>)
+endfunction()

@@ -1,0 +1,152 @@
+// The CPU backend: tiles shared out among OpenMP threads, each in the same floating-point environment.
+#include "host/cpu_backend.hpp"
+
+#include <omp.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "host/floating_point.hpp"
+#include "host/scalars.hpp"
+#include "kernels/storage.hpp"
+
+namespace adamant::host {
+namespace {
+
+using kernels::Scalars;
+using kernels::StepPlan;
+using kernels::Tile;
+using kernels::TileRange;
+
+constexpr std::size_t kAlignment = 256;
+// Transparent huge pages: with 4 KiB pages a stream of 2^26 floats is 65,536 page walks.
+constexpr std::size_t kHugePage = std::size_t{1} << 21;
+// Memory is cleared in pieces of this size, one thread a piece.
+constexpr std::int64_t kClearPiece = std::int64_t{1} << 20;
+
+class CpuBackend final : public kernels::Backend {
+ public:
+  CpuBackend(int rule, UpdateTable updates, int threads) : rule_(rule), updates_(updates), threads_(threads) {}
+
+  std::shared_ptr<std::byte> allocate(std::int64_t bytes) override {
+    const auto size = static_cast<std::size_t>(std::max<std::int64_t>(bytes, 1));
+    const std::size_t alignment = size >= kHugePage ? kHugePage : kAlignment;
+    const std::size_t rounded = (size + alignment - 1) / alignment * alignment;
+    auto* memory = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
+    if (memory == nullptr) throw std::bad_alloc();
+    std::shared_ptr<std::byte> owner(memory, [](std::byte* p) { std::free(p); });
+    if (alignment == kHugePage) madvise(memory, rounded, MADV_HUGEPAGE);  // advice: a refusal costs only speed
+    // Clearing by the threads that will step it puts each page near the thread that uses it.
+    zero(memory, static_cast<std::int64_t>(rounded), nullptr);
+    return owner;
+  }
+
+  void reserve(std::int64_t slots, std::int64_t groups) override {
+    // Grown by half, so that adding tensors one at a time stays linear.
+    if (const auto wanted = static_cast<std::size_t>(slots); wanted > step_counts_.size()) {
+      if (wanted > step_counts_.capacity()) step_counts_.reserve(wanted + wanted / 2);
+      step_counts_.resize(wanted, 0);
+    }
+    if (const auto wanted = static_cast<std::size_t>(groups); wanted > options_.size()) options_.resize(wanted);
+  }
+
+  void set_plan(StepPlan plan) override {
+    std::vector<Scalars> scalars(plan.rows.size());
+    std::vector<std::int64_t> shared(plan.rows.size());
+    plan_ = std::move(plan);
+    scalars_ = std::move(scalars);
+    scalars_of_row_ = std::move(shared);
+  }
+
+  void set_gradient(std::int64_t row, const void* gradient, Stream /*stream*/) override {
+    plan_.rows[static_cast<std::size_t>(row)].gradient = gradient;
+  }
+
+  void set_options(std::int32_t group, const Method& options, Stream /*stream*/) override {
+    options_[static_cast<std::size_t>(group)] = options;
+  }
+
+  void set_step_count(std::int64_t slot, std::int64_t count) override {
+    step_counts_[static_cast<std::size_t>(slot)] = count;
+  }
+  std::int64_t step_count(std::int64_t slot) const override { return step_counts_[static_cast<std::size_t>(slot)]; }
+
+  void step(Stream /*stream*/) override {
+    compute_scalars();
+    for (const TileRange& range : plan_.ranges) {
+#pragma omp parallel num_threads(threads_) if (range.end - range.begin > 1)
+      {
+        const FloatingPointGuard guard;
+#pragma omp for schedule(static)
+        for (std::int64_t i = range.begin; i < range.end; ++i) {
+          update_tile(range.storage, plan_.tiles[static_cast<std::size_t>(i)]);
+        }
+      }
+    }
+    for (const kernels::TensorRow& row : plan_.rows) ++step_counts_[static_cast<std::size_t>(row.slot)];
+  }
+
+  void zero(void* data, std::int64_t bytes, Stream /*stream*/) override {
+    auto* const begin = static_cast<std::byte*>(data);
+#pragma omp parallel for schedule(static) num_threads(threads_) if (bytes > kClearPiece)
+    for (std::int64_t at = 0; at < bytes; at += kClearPiece) {
+      std::memset(begin + at, 0, static_cast<std::size_t>(std::min(kClearPiece, bytes - at)));
+    }
+  }
+
+ private:
+  // Tensors in a row that follow the same options and have taken as many steps share their scalars: usually all do.
+  void compute_scalars() {
+    const FloatingPointGuard guard;
+    std::int64_t last = -1;
+    for (std::size_t i = 0; i < plan_.rows.size(); ++i) {
+      const kernels::TensorRow& row = plan_.rows[i];
+      const std::int64_t t = step_counts_[static_cast<std::size_t>(row.slot)] + 1;
+      if (last >= 0) {
+        const kernels::TensorRow& other = plan_.rows[static_cast<std::size_t>(last)];
+        if (other.group == row.group && step_counts_[static_cast<std::size_t>(other.slot)] + 1 == t &&
+            other.storage == row.storage) {
+          scalars_of_row_[i] = last;
+          continue;
+        }
+      }
+      last = static_cast<std::int64_t>(i);
+      scalars_of_row_[i] = last;
+      scalars_[i] = scalars_at_step(rule_, row.storage, options_[static_cast<std::size_t>(row.group)], t);
+    }
+  }
+
+  void update_tile(std::int32_t storage, const Tile& tile) {
+    const auto row_index = static_cast<std::size_t>(tile.row);
+    const kernels::TensorRow& row = plan_.rows[row_index];
+    const std::int64_t count = std::min(plan_.tile_size, row.count - tile.first);
+    if (count <= 0) return;
+    const auto function =
+        updates_.functions[static_cast<std::size_t>(rule_) * kernels::Storages::kSize + static_cast<std::size_t>(storage)];
+    function(row, tile.first, count, scalars_[static_cast<std::size_t>(scalars_of_row_[row_index])],
+             gradient_scale(options_[static_cast<std::size_t>(row.group)]));
+  }
+
+  const int rule_;
+  const UpdateTable updates_;
+  const int threads_;
+  StepPlan plan_;
+  std::vector<Scalars> scalars_;              // by row, filled where scalars_of_row_ points
+  std::vector<std::int64_t> scalars_of_row_;  // the row whose scalars a row shares
+  std::vector<std::int64_t> step_counts_;     // by slot
+  std::vector<Method> options_;               // by group
+};
+
+}  // namespace
+
+int default_threads() { return omp_get_max_threads(); }
+
+std::unique_ptr<kernels::Backend> make_cpu_backend(int rule, UpdateTable updates, int threads) {
+  return std::make_unique<CpuBackend>(rule, updates, threads);
+}
+
+}  // namespace adamant::host

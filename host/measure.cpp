@@ -1,0 +1,63 @@
+#include "host/measure.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace adamant::measure {
+namespace {
+
+double ulp(double x, int digits, int least_exponent) {
+  if (!std::isfinite(x)) return std::numeric_limits<double>::infinity();
+  if (x == 0) return std::ldexp(1.0, least_exponent);
+  return std::ldexp(1.0, std::max(std::ilogb(x) - (digits - 1), least_exponent));
+}
+
+template <typename Real>
+std::uint64_t fnv1a(std::span<const Real> values, std::uint64_t hash) {
+  for (const Real value : values) {
+    const auto pattern = static_cast<std::uint64_t>(bits(value));
+    for (std::size_t byte = 0; byte < sizeof(Real); ++byte) {
+      hash = (hash ^ ((pattern >> (8 * byte)) & 0xFF)) * 0x100000001b3ULL;
+    }
+  }
+  return hash;
+}
+
+}  // namespace
+
+double ulp_float32(double x) { return ulp(x, 24, -149); }
+double ulp_float64(double x) { return ulp(x, 53, -1074); }
+
+Errors errors_in_ulps(std::span<const double> got, std::span<const double> expected, std::span<const double> scale,
+                      Ulp ulp) {
+  Errors result;
+  if (got.empty()) return result;
+  std::vector<double> errors(got.size());
+  double squares = 0;
+  double sum = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const bool same = got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i]));
+    double error = same ? 0.0 : std::fabs(got[i] - expected[i]) / ulp(scale[i]);
+    if (std::isnan(error) || (!same && !std::isfinite(got[i]))) error = std::numeric_limits<double>::infinity();
+    errors[i] = error;
+    squares += error * error;
+    sum += error;
+    if (result.largest_at < 0 || error > result.largest) {
+      result.largest = error;
+      result.largest_at = static_cast<std::int64_t>(i);
+    }
+  }
+  const auto count = static_cast<double>(errors.size());
+  result.root_mean_square = std::sqrt(squares / count);
+  result.mean = sum / count;
+  const auto rank = static_cast<std::ptrdiff_t>(std::ceil(0.99 * count)) - 1;
+  std::nth_element(errors.begin(), errors.begin() + rank, errors.end());
+  result.percentile_99 = errors[static_cast<std::size_t>(rank)];
+  return result;
+}
+
+std::uint64_t digest(std::span<const float> values, std::uint64_t seed) { return fnv1a(values, seed); }
+std::uint64_t digest(std::span<const double> values, std::uint64_t seed) { return fnv1a(values, seed); }
+
+}  // namespace adamant::measure

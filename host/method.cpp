@@ -1,0 +1,219 @@
+// Methods by name, and the checks of their options: all of it driven by each method's visit_fields().
+#include "adamant/method.hpp"
+
+#include <array>
+#include <stdexcept>
+
+#include "host/method.hpp"
+#include "host/text.hpp"
+#include "kernels/rule_list.hpp"
+
+namespace adamant {
+namespace {
+
+using host::from_text;
+using host::quoted;
+using host::to_text;
+
+constexpr std::array<std::string_view, 2> kPlacements{"inside_root", "outside_root"};
+
+std::string text_of(double value) { return to_text(value); }
+std::string text_of(bool value) { return value ? "true" : "false"; }
+std::string text_of(EpsilonPlacement value) { return std::string(kPlacements.at(static_cast<std::size_t>(value))); }
+
+std::string allowed(std::string_view name, double /*tag*/, const Range& range) {
+  const std::string high = range.high == kNonNegative.high ? "3.4e38" : to_text(range.high);
+  return to_text(range.low) + " <= " + std::string(name) + (range.below_high ? " < " : " <= ") + high;
+}
+std::string allowed(std::string_view /*name*/, bool /*tag*/) { return "true or false"; }
+std::string allowed(std::string_view /*name*/, EpsilonPlacement /*tag*/) { return "inside_root or outside_root"; }
+
+[[noreturn]] void refuse(std::string_view method, std::string_view option, std::string_view value,
+                         std::string_view allowed_values) {
+  throw std::invalid_argument("adamant: " + std::string(method) + ": " + std::string(option) + " = " +
+                              std::string(value) + " is not allowed; allowed: " + std::string(allowed_values));
+}
+
+// Calls visit(name, field) or, for a number, visit(name, field, range) for every field.
+template <typename Options, typename Visit>
+void for_each_field(Options& options, const Visit& visit) {
+  std::remove_const_t<Options>::visit_fields(options, visit);
+}
+
+// Sets the field from a text or a number; says whether the value is one for a field of that type.
+bool assign(double& field, std::string_view text) {
+  const auto number = from_text<double>(text);
+  if (number) field = *number;
+  return number.has_value();
+}
+bool assign(bool& field, std::string_view text) {
+  field = text == "true";
+  return text == "true" || text == "false";
+}
+bool assign(EpsilonPlacement& field, std::string_view text) {
+  for (std::size_t i = 0; i < kPlacements.size(); ++i) {
+    if (text == kPlacements.at(i)) {
+      field = static_cast<EpsilonPlacement>(i);
+      return true;
+    }
+  }
+  return false;
+}
+bool assign(double& field, double value) {
+  field = value;
+  return true;
+}
+bool assign(bool& field, double value) {
+  field = value != 0.0;
+  return value == 0.0 || value == 1.0;
+}
+bool assign(EpsilonPlacement& /*field*/, double /*value*/) { return false; }
+
+std::string text_of(std::string_view text) { return quoted(text); }
+
+// Sets one field without looking at its range or at the other fields.
+template <typename Value>
+void assign_option(Method& method, std::string_view option, Value value) {
+  std::visit(
+      [&](auto& options) {
+        std::vector<std::string> names;
+        bool found = false;
+        for_each_field(options, [&](std::string_view name, auto& field, const auto&... range) {
+          names.emplace_back(name);
+          if (name != option) return;
+          found = true;
+          if (!assign(field, value)) refuse(options.kName, name, text_of(value), allowed(name, field, range...));
+        });
+        if (!found) {
+          throw std::invalid_argument("adamant: " + std::string(options.kName) + " has no option " + quoted(option) +
+                                      "; it has " + host::joined(names));
+        }
+      },
+      method);
+}
+
+template <typename... Methods>
+Method default_method(std::string_view wanted, const std::variant<Methods...>* /*tag*/) {
+  Method method;
+  bool found = false;
+  ((wanted == Methods::kName ? (method = Methods{}, found = true) : false), ...);
+  if (!found) {
+    throw std::invalid_argument("adamant: no method is called " + quoted(wanted) + "; there are " +
+                                host::joined(method_names()));
+  }
+  return method;
+}
+
+template <typename... Methods>
+std::vector<std::string> names_of(const std::variant<Methods...>* /*tag*/) {
+  return {std::string(Methods::kName)...};
+}
+
+template <typename... Rules>
+const std::string_view* state_names_of(int rule, TypeList<Rules...> /*tag*/) {
+  static constexpr const std::string_view* kNames[] = {Rules::kStateNames...};
+  return kNames[rule];
+}
+
+template <typename... Rules>
+int slots_of(int rule, TypeList<Rules...> /*tag*/) {
+  static constexpr int kSlots[] = {Rules::kSlots...};
+  return kSlots[rule];
+}
+
+}  // namespace
+
+std::vector<std::string> method_names() { return names_of(static_cast<const Method*>(nullptr)); }
+
+std::string_view name(const Method& method) {
+  return std::visit([](const auto& options) { return std::remove_cvref_t<decltype(options)>::kName; }, method);
+}
+
+void validate(const Method& method) {
+  std::visit(
+      [](const auto& options) {
+        for_each_field(options, [&](std::string_view name, const auto& field, const auto&... range) {
+          if constexpr (sizeof...(range) > 0) {
+            const auto inside = [&](const Range& r) {
+              return field >= r.low && (r.below_high ? field < r.high : field <= r.high);
+            };
+            if (!(inside(range) && ...)) refuse(options.kName, name, text_of(field), allowed(name, field, range...));
+          } else if constexpr (std::is_enum_v<std::remove_cvref_t<decltype(field)>>) {
+            if (static_cast<std::size_t>(field) >= kPlacements.size()) {
+              refuse(options.kName, name, to_text(static_cast<int>(field)), allowed(name, field));
+            }
+          }
+        });
+        if (const std::string_view conflict = options.conflict(); !conflict.empty()) {
+          throw std::invalid_argument("adamant: " + std::string(options.kName) + ": " + std::string(conflict));
+        }
+      },
+      method);
+}
+
+void set_option(Method& method, std::string_view option, std::string_view value) {
+  Method changed = method;
+  assign_option(changed, option, value);
+  validate(changed);
+  method = changed;
+}
+
+Method make_method(std::string_view name, const std::map<std::string, std::string>& options) {
+  Method method = default_method(name, static_cast<const Method*>(nullptr));
+  // All are set before any is checked: some are only right together.
+  for (const auto& [option, value] : options) assign_option(method, option, std::string_view(value));
+  validate(method);
+  return method;
+}
+
+std::vector<Option> options(const Method& method) {
+  std::vector<Option> list;
+  std::visit(
+      [&](const auto& fields) {
+        for_each_field(fields, [&](std::string_view name, const auto& field, const auto&... range) {
+          list.push_back({std::string(name), text_of(field), allowed(name, field, range...)});
+        });
+      },
+      method);
+  return list;
+}
+
+std::vector<std::string> state_names(const Method& method) {
+  const int rule = host::rule_index(method);
+  const std::string_view* names = state_names_of(rule, kernels::Rules{});
+  return {names, names + host::slot_count(rule)};
+}
+
+namespace host {
+
+void set_option(Method& method, std::string_view option, double value) {
+  Method changed = method;
+  assign_option(changed, option, value);
+  validate(changed);
+  method = changed;
+}
+
+int rule_index(const Method& method) {
+  return std::visit(
+      [](const auto& options) {
+        using Options = std::remove_cvref_t<decltype(options)>;
+        return kernels::first_rule<Options>(static_cast<const Method*>(nullptr)) + options.variant();
+      },
+      method);
+}
+
+int slot_count(int rule) { return slots_of(rule, kernels::Rules{}); }
+
+bool runs_as(const Method& method, int rule) {
+  return std::visit(
+      [&](const auto& options) {
+        using Options = std::remove_cvref_t<decltype(options)>;
+        const int first = kernels::first_rule<Options>(static_cast<const Method*>(nullptr));
+        const int variant = rule - first;
+        return variant >= 0 && variant < static_cast<int>(Options::Variants::kSize) && options.runs_as(variant);
+      },
+      method);
+}
+
+}  // namespace host
+}  // namespace adamant

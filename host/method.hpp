@@ -1,0 +1,21 @@
+// What the host layer asks of a method beyond the public interface: which rule it is, and how many state slots that has.
+#pragma once
+
+#include <string_view>
+
+#include "adamant/method.hpp"
+
+namespace adamant::host {
+
+// The index in kernels::Rules of the variant that the options ask for.
+int rule_index(const Method& method);
+
+int slot_count(int rule);
+
+// Whether a group with these options can be stepped by an Optimizer made for `rule`.
+bool runs_as(const Method& method, int rule);
+
+// As adamant::set_option(), from a number; true and false are 1 and 0.
+void set_option(Method& method, std::string_view option, double value);
+
+}  // namespace adamant::host

@@ -1,0 +1,447 @@
+// The Optimizer: owns states and step counts, checks everything a caller gives before anything is changed, and hands
+// plans to a backend.
+#include "adamant/optimizer.hpp"
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+#include <map>
+#include <stdexcept>
+#include <utility>
+
+#include "adamant/error.hpp"
+#include "host/cpu_backend.hpp"
+#include "host/method.hpp"
+#include "host/plan.hpp"
+#include "host/text.hpp"
+
+namespace adamant {
+namespace {
+
+using host::quoted;
+using host::to_text;
+
+constexpr std::int64_t kStateAlignment = 256;
+constexpr std::int64_t kDefaultTile = 16 * kChunk;
+
+constexpr std::int64_t aligned_bytes(std::int64_t bytes) {
+  return (bytes + kStateAlignment - 1) / kStateAlignment * kStateAlignment;
+}
+
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("adamant: " + what); }
+
+std::string of_tensor(std::string_view name) { return "tensor " + quoted(name) + ": "; }
+
+// An address range of the caller's.
+struct Buffer {
+  std::uintptr_t begin;
+  std::uintptr_t end;
+  bool overlaps(const Buffer& other) const { return begin < other.end && other.begin < end; }
+};
+
+Buffer buffer_of(const ConstArray& array) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(array.data());
+  return {begin, begin + static_cast<std::uintptr_t>(array.count() * size_in_bytes(array.type()))};
+}
+
+// Everything about an array that can be wrong by itself.
+void check_array(std::string_view tensor, std::string_view field, const ConstArray& array) {
+  const std::string where = of_tensor(tensor) + std::string(field) + ": ";
+  if (array.type() > DataType::float64) {
+    refuse(where + "unknown data type " + to_text(static_cast<int>(array.type())) + "; there are float32 and float64");
+  }
+  const std::int64_t size = size_in_bytes(array.type());
+  const std::int64_t most = std::numeric_limits<std::ptrdiff_t>::max() / size;
+  if (array.count() < 0) refuse(where + "the count is negative or beyond 2^63 - 1; allowed: 0 to " + to_text(most));
+  if (array.count() > most) {
+    refuse(where + "count " + to_text(array.count()) + " of " + std::string(name(array.type())) +
+           " does not fit the address space; allowed: 0 to " + to_text(most));
+  }
+  if (array.count() == 0) return;
+  if (array.data() == nullptr) {
+    refuse(where + "null pointer with count " + to_text(array.count()) + "; only an empty tensor may have one");
+  }
+  const auto address = reinterpret_cast<std::uintptr_t>(array.data());
+  if (address % static_cast<std::uintptr_t>(size) != 0) {
+    refuse(where + "address " + to_text(address) + " is not aligned to the " + to_text(size) + " bytes of a " +
+           std::string(name(array.type())));
+  }
+  if (address + static_cast<std::uintptr_t>(array.count() * size) < address) {
+    refuse(where + "count " + to_text(array.count()) + " runs past the end of the address space");
+  }
+}
+
+void check_gradient(std::string_view tensor, const Array& parameter, const ConstArray& gradient) {
+  check_array(tensor, "gradient", gradient);
+  if (gradient.count() != parameter.count()) {
+    refuse(of_tensor(tensor) + "gradient: count " + to_text(gradient.count()) + " differs from the parameter's " +
+           to_text(parameter.count()));
+  }
+  if (!host::find_storage(parameter.type(), gradient.type())) {
+    refuse(of_tensor(tensor) + "gradient: " + std::string(name(gradient.type())) + " does not go with a " +
+           std::string(name(parameter.type())) + " parameter; supported: " + host::supported_storages());
+  }
+}
+
+struct Gradient {
+  std::int64_t id;
+  Buffer buffer;
+};
+
+struct Record {
+  TensorSpec spec;
+  int storage = 0;
+  bool frozen = false;
+  std::int64_t row = -1;             // in the plan in force, -1 when not part of it
+  std::shared_ptr<std::byte> block;  // keeps the states alive; null until prepared
+  void* state[kernels::kMaxSlots] = {};
+};
+
+}  // namespace
+
+// Ids of tensors count up from 0 in the order they are added and are also the slots of their step counts.
+struct Optimizer::Impl {
+  Impl(Method method, Device on_device, Tuning with)
+      : device(on_device), tuning(with), rule(host::rule_index(method)), state_names(adamant::state_names(method)), groups{method} {}
+
+  const Device device;
+  Tuning tuning;
+  const int rule;
+  const std::vector<std::string> state_names;  // one a slot
+  std::vector<Method> groups;
+  std::unique_ptr<kernels::Backend> backend;
+
+  std::map<std::int64_t, Record> tensors;
+  std::map<std::string, std::int64_t, std::less<>> names;
+  std::map<std::uintptr_t, std::uintptr_t> parameters;  // begin and end of each, disjoint, none empty
+  std::vector<Gradient> gradients;  // by id; a scan of them is a scan of contiguous memory
+  std::int64_t next_id = 0;
+  bool prepared = true;
+
+  Record& record(TensorId tensor) {
+    const auto found = tensors.find(static_cast<std::int64_t>(tensor));
+    if (found == tensors.end()) {
+      refuse("there is no tensor with id " + to_text(static_cast<std::int64_t>(tensor)) +
+             " (never added, or removed); tensors() lists those there are");
+    }
+    return found->second;
+  }
+
+  void check_group(GroupId group, const std::string& where) const {
+    const auto index = static_cast<std::int32_t>(group);
+    if (index < 0 || static_cast<std::size_t>(index) >= groups.size()) {
+      refuse(where + "group " + to_text(index) + " does not exist; allowed: 0 to " + to_text(groups.size() - 1));
+    }
+  }
+
+  void check_options(const Method& options) const {
+    validate(options);
+    if (!host::runs_as(options, rule)) {
+      refuse("these options ask for " + std::string(name(options)) + " with states [" +
+             host::joined(adamant::state_names(options)) + "], but the optimizer was made for " +
+             std::string(name(groups.front())) + " with states [" + host::joined(state_names) +
+             "]; method, amsgrad, centered and whether RMSProp has a momentum are fixed when it is made");
+    }
+  }
+
+  // The tensor, if any, whose parameter shares memory with `buffer`.
+  const Record* parameter_overlapping(const Buffer& buffer) const {
+    auto after = parameters.lower_bound(buffer.end);
+    if (buffer.begin == buffer.end || after == parameters.begin()) return nullptr;
+    const auto candidate = std::prev(after);
+    if (!buffer.overlaps({candidate->first, candidate->second})) return nullptr;
+    for (const auto& [id, tensor] : tensors) {
+      if (tensor.spec.parameter.count() > 0 && buffer_of(tensor.spec.parameter).begin == candidate->first) return &tensor;
+    }
+    return nullptr;
+  }
+
+  void check_overlap(std::string_view tensor, std::string_view field, const Buffer& buffer) const {
+    if (const Record* other = parameter_overlapping(buffer)) {
+      refuse(of_tensor(tensor) + std::string(field) + ": shares memory with the parameter of tensor " +
+             quoted(other->spec.name) + "; a parameter may overlap no other buffer");
+    }
+  }
+
+  // A new parameter against every gradient there is: a scan, because gradients may overlap each other.
+  void check_gradients_against(std::string_view tensor, const Buffer& parameter) const {
+    if (parameter.begin == parameter.end) return;
+    for (const Gradient& gradient : gradients) {
+      if (!gradient.buffer.overlaps(parameter)) continue;
+      refuse(of_tensor(tensor) + "parameter: shares memory with the gradient of tensor " +
+             quoted(tensors.at(gradient.id).spec.name) + "; a parameter may overlap no other buffer");
+    }
+  }
+
+  auto gradient_of(std::int64_t id) {
+    return std::lower_bound(gradients.begin(), gradients.end(), id,
+                            [](const Gradient& gradient, std::int64_t wanted) { return gradient.id < wanted; });
+  }
+
+  int slots() const { return static_cast<int>(state_names.size()); }
+
+  std::int64_t slot_bytes(const Record& tensor) const {
+    return aligned_bytes(tensor.spec.parameter.count() * size_in_bytes(host::state_type(tensor.storage)));
+  }
+
+  void set_options(GroupId group, const Method& options, Stream stream) {
+    check_group(group, "set_options: ");
+    check_options(options);
+    backend->set_options(static_cast<std::int32_t>(group), options, stream);
+    groups[static_cast<std::size_t>(group)] = options;
+  }
+
+  void prepare() {
+    if (prepared) return;
+    std::int64_t bytes = 0;
+    std::vector<kernels::TensorRow> rows;
+    rows.reserve(tensors.size());
+    for (const auto& [id, tensor] : tensors) {
+      if (!tensor.block) bytes += slots() * slot_bytes(tensor);
+    }
+    std::shared_ptr<std::byte> block;
+    if (bytes > 0) block = backend->allocate(bytes);
+
+    std::int64_t offset = 0;
+    std::vector<Record*> placed;  // states are handed out only when nothing can fail any more
+    placed.reserve(tensors.size());
+    for (auto& [id, tensor] : tensors) {
+      kernels::TensorRow row{};
+      row.parameter = tensor.spec.parameter.data();
+      row.gradient = tensor.spec.gradient.data();
+      row.count = tensor.spec.parameter.count();
+      row.slot = id;
+      row.group = static_cast<std::int32_t>(tensor.spec.group);
+      row.storage = tensor.storage;
+      if (!tensor.block && block && slot_bytes(tensor) > 0) {
+        for (int slot = 0; slot < slots(); ++slot, offset += slot_bytes(tensor)) tensor.state[slot] = block.get() + offset;
+        placed.push_back(&tensor);
+      }
+      std::copy(std::begin(tensor.state), std::end(tensor.state), std::begin(row.state));
+      if (!tensor.frozen) rows.push_back(row);
+    }
+    backend->set_plan(host::make_plan(std::move(rows), tuning.tile));
+    for (Record* tensor : placed) tensor->block = block;
+    std::int64_t row = 0;
+    for (auto& [id, tensor] : tensors) tensor.row = tensor.frozen ? -1 : row++;
+    prepared = true;
+  }
+};
+
+Optimizer::Optimizer(Method method, Device device, Tuning tuning) {
+  validate(method);
+  if (tuning.threads < 0) refuse("tuning: threads = " + to_text(tuning.threads) + "; allowed: 0 (as many as there are) or more");
+  if (tuning.tile < 0 || tuning.tile % kChunk != 0) {
+    refuse("tuning: tile = " + to_text(tuning.tile) + "; allowed: 0 (chosen) or a multiple of " + to_text(kChunk));
+  }
+  if (tuning.threads == 0) tuning.threads = host::default_threads();
+  if (tuning.tile == 0) tuning.tile = kDefaultTile;
+
+  const int rule = host::rule_index(method);
+  std::unique_ptr<kernels::Backend> backend;
+  if (device.kind == Device::Kind::cpu) {
+    const std::vector<host::UpdateTable> tables = host::update_tables();
+    const auto table = tuning.simd ? std::find_if(tables.begin(), tables.end(),
+                                                  [&](const auto& t) { return t.level == *tuning.simd; })
+                                   : std::prev(tables.end());
+    if (table == tables.end()) {
+      std::vector<std::string> names;
+      for (const SimdLevel level : simd_levels()) names.emplace_back(name(level));
+      throw Unavailable("adamant: this machine or build cannot run the SIMD level " + std::string(name(*tuning.simd)) +
+                        "; it can run " + host::joined(names));
+    }
+    tuning.simd = table->level;
+    backend = host::make_cpu_backend(rule, *table, tuning.threads);
+  } else {
+    if (device.index < 0) refuse("device cuda:" + to_text(device.index) + ": an index counts from 0");
+    backend = kernels::make_cuda_backend(device.index, rule);
+  }
+  backend->reserve(0, 1);
+  backend->set_options(0, method, nullptr);
+  impl_ = std::make_unique<Impl>(method, device, tuning);
+  impl_->backend = std::move(backend);
+}
+
+Optimizer::~Optimizer() = default;
+Optimizer::Optimizer(Optimizer&&) noexcept = default;
+Optimizer& Optimizer::operator=(Optimizer&&) noexcept = default;
+
+GroupId Optimizer::add_group(Method options) {
+  impl_->check_options(options);
+  const auto index = static_cast<std::int32_t>(impl_->groups.size());
+  impl_->groups.reserve(impl_->groups.size() + 1);
+  impl_->backend->reserve(impl_->next_id, index + 1);
+  impl_->backend->set_options(index, options, nullptr);
+  impl_->groups.push_back(options);
+  return GroupId{index};
+}
+
+TensorId Optimizer::add(TensorSpec spec) {
+  Impl& self = *impl_;
+  if (spec.name.empty()) refuse("a tensor needs a name: errors and checkpoints use it");
+  if (self.names.contains(spec.name)) refuse(of_tensor(spec.name) + "name: there is a tensor of that name already");
+  check_array(spec.name, "parameter", spec.parameter);
+  check_gradient(spec.name, spec.parameter, spec.gradient);
+  self.check_group(spec.group, of_tensor(spec.name) + "group: ");
+  const Buffer parameter = buffer_of(spec.parameter);
+  const Buffer gradient = buffer_of(spec.gradient);
+  if (parameter.overlaps(gradient)) {
+    refuse(of_tensor(spec.name) + "gradient: shares memory with the tensor's own parameter");
+  }
+  self.check_overlap(spec.name, "parameter", parameter);
+  self.check_overlap(spec.name, "gradient", gradient);
+  self.check_gradients_against(spec.name, parameter);
+
+  // Everything that allocates comes before the first change; merging maps moves nodes and cannot fail.
+  const std::int64_t id = self.next_id;
+  self.backend->reserve(id + 1, static_cast<std::int64_t>(self.groups.size()));
+  decltype(self.names) name{{spec.name, id}};
+  decltype(self.parameters) range;
+  if (parameter.begin != parameter.end) range.emplace(parameter.begin, parameter.end);
+  Record record;
+  record.storage = *host::find_storage(spec.parameter.type(), spec.gradient.type());
+  record.spec = std::move(spec);
+  decltype(self.tensors) tensor;
+  tensor.emplace(id, std::move(record));
+
+  if (self.gradients.size() == self.gradients.capacity()) self.gradients.reserve(2 * self.gradients.size() + 1);
+
+  self.gradients.push_back({id, gradient});
+  self.names.merge(name);
+  self.parameters.merge(range);
+  self.tensors.merge(tensor);
+  ++self.next_id;
+  self.prepared = false;
+  return TensorId{id};
+}
+
+void Optimizer::remove(TensorId tensor) {
+  const Record& record = impl_->record(tensor);
+  impl_->names.erase(impl_->names.find(record.spec.name));
+  if (record.spec.parameter.count() > 0) impl_->parameters.erase(buffer_of(record.spec.parameter).begin);
+  impl_->gradients.erase(impl_->gradient_of(static_cast<std::int64_t>(tensor)));
+  impl_->tensors.erase(static_cast<std::int64_t>(tensor));
+  impl_->prepared = false;
+}
+
+TensorId Optimizer::find(std::string_view name) const {
+  const auto found = impl_->names.find(name);
+  if (found == impl_->names.end()) refuse("there is no tensor called " + quoted(name));
+  return TensorId{found->second};
+}
+
+std::vector<TensorId> Optimizer::tensors() const {
+  std::vector<TensorId> ids;
+  ids.reserve(impl_->tensors.size());
+  for (const auto& [id, tensor] : impl_->tensors) ids.push_back(TensorId{id});
+  return ids;
+}
+
+const TensorSpec& Optimizer::tensor(TensorId tensor) const { return impl_->record(tensor).spec; }
+
+void Optimizer::freeze(TensorId tensor) {
+  impl_->record(tensor).frozen = true;
+  impl_->prepared = false;
+}
+
+void Optimizer::thaw(TensorId tensor) {
+  impl_->record(tensor).frozen = false;
+  impl_->prepared = false;
+}
+
+bool Optimizer::frozen(TensorId tensor) const { return impl_->record(tensor).frozen; }
+
+void Optimizer::set_group(TensorId tensor, GroupId group) {
+  Record& record = impl_->record(tensor);
+  impl_->check_group(group, of_tensor(record.spec.name) + "group: ");
+  record.spec.group = group;
+  impl_->prepared = false;
+}
+
+void Optimizer::set_gradient(TensorId tensor, ConstArray gradient, Stream stream) {
+  Record& record = impl_->record(tensor);
+  check_gradient(record.spec.name, record.spec.parameter, gradient);
+  impl_->check_overlap(record.spec.name, "gradient", buffer_of(gradient));
+  if (impl_->prepared && record.row >= 0) impl_->backend->set_gradient(record.row, gradient.data(), stream);
+  record.spec.gradient = gradient;
+  impl_->gradient_of(static_cast<std::int64_t>(tensor))->buffer = buffer_of(gradient);
+}
+
+const Method& Optimizer::options(GroupId group) const {
+  impl_->check_group(group, "options: ");
+  return impl_->groups[static_cast<std::size_t>(group)];
+}
+
+void Optimizer::set_options(GroupId group, Method options, Stream stream) {
+  impl_->set_options(group, options, stream);
+}
+
+void Optimizer::set_option(GroupId group, std::string_view option, double value, Stream stream) {
+  Method changed = options(group);
+  host::set_option(changed, option, value);
+  impl_->set_options(group, changed, stream);
+}
+
+void Optimizer::set_option(GroupId group, std::string_view option, std::string_view value, Stream stream) {
+  Method changed = options(group);
+  adamant::set_option(changed, option, value);
+  impl_->set_options(group, changed, stream);
+}
+
+void Optimizer::set_learning_rate(GroupId group, double learning_rate, Stream stream) {
+  set_option(group, "learning_rate", learning_rate, stream);
+}
+
+void Optimizer::prepare() { impl_->prepare(); }
+
+void Optimizer::step(Stream stream) {
+  impl_->prepare();
+  impl_->backend->step(stream);
+}
+
+void Optimizer::zero_gradients(Stream stream) {
+  for (const auto& [id, tensor] : impl_->tensors) {
+    if (!tensor.spec.gradient.writable() && tensor.spec.gradient.count() > 0) {
+      refuse(of_tensor(tensor.spec.name) + "gradient: it was given as const and cannot be set to zero");
+    }
+  }
+  for (const auto& [id, tensor] : impl_->tensors) {
+    const ConstArray& gradient = tensor.spec.gradient;
+    impl_->backend->zero(const_cast<void*>(gradient.data()), gradient.count() * size_in_bytes(gradient.type()), stream);
+  }
+}
+
+std::int64_t Optimizer::step_count(TensorId tensor) const {
+  impl_->record(tensor);
+  return impl_->backend->step_count(static_cast<std::int64_t>(tensor));
+}
+
+void Optimizer::set_step_count(TensorId tensor, std::int64_t count) {
+  const Record& record = impl_->record(tensor);
+  if (count < 0) refuse(of_tensor(record.spec.name) + "step count " + to_text(count) + "; allowed: 0 or more");
+  impl_->backend->set_step_count(static_cast<std::int64_t>(tensor), count);
+}
+
+Array Optimizer::state(TensorId tensor, std::string_view name) {
+  const Record& record = impl_->record(tensor);
+  const auto found = std::find(impl_->state_names.begin(), impl_->state_names.end(), name);
+  if (found == impl_->state_names.end()) {
+    refuse(of_tensor(record.spec.name) + "no state is called " + quoted(name) + "; there are [" +
+           host::joined(impl_->state_names) + "]");
+  }
+  impl_->prepare();
+  return {record.state[found - impl_->state_names.begin()], host::state_type(record.storage),
+          record.spec.parameter.count()};
+}
+
+std::int64_t Optimizer::state_bytes() const {
+  std::int64_t bytes = 0;
+  for (const auto& [id, tensor] : impl_->tensors) bytes += impl_->slots() * impl_->slot_bytes(tensor);
+  return bytes;
+}
+
+Device Optimizer::device() const { return impl_->device; }
+SimdLevel Optimizer::simd() const { return impl_->tuning.simd.value_or(SimdLevel::baseline); }
+int Optimizer::threads() const { return impl_->tuning.threads; }
+
+}  // namespace adamant

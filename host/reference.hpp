@@ -1,0 +1,72 @@
+// The textbook reference: the equations of every method in scalar loops of double (or long double), written from the
+// papers. It shares no code with the rules and includes none of their headers: tests and `adamant compare` hold both
+// backends against it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace adamant::reference {
+
+// Options by name as in a configuration file: "learning_rate" -> "1e-3", "nesterov" -> "true". What is not named has the
+// default of the method's definition.
+using Options = std::map<std::string, std::string>;
+
+inline constexpr int kMostStates = 3;
+
+// The result of one step on one element, and how large it could have been: every sum taken over absolute values. The
+// error bound (promise P4) is stated in terms of the latter.
+template <typename Real>
+struct Result {
+  Real parameter;
+  Real state[kMostStates];
+  Real update_magnitude;
+  Real state_magnitude[kMostStates];
+};
+
+// One method with its options, ready to step elements. Options and equations are those of `Real`; what is written
+// "beta^t" in the equation is std::pow here.
+template <typename Real>
+class Textbook {
+ public:
+  // Throws std::invalid_argument for a method, an option or a value that the equations do not have.
+  Textbook(std::string_view method, const Options& options);
+
+  // The states under PyTorch's names, in the order of Result::state.
+  const std::vector<std::string>& state_names() const { return state_names_; }
+
+  // Step number `t`, counted from 1, of one element.
+  Result<Real> step(Real parameter, const Real* state, Real gradient, std::int64_t t) const;
+
+ private:
+  bool flag(const std::string& name) const { return values_.at(name) != 0; }
+  Real value(const std::string& name) const { return values_.at(name); }
+
+  Result<Real> gradient_descent(Real x, Real g) const;
+  Result<Real> momentum(Real x, const Real* state, Real g, std::int64_t t) const;
+  Result<Real> rmsprop(Real x, const Real* state, Real g) const;
+  Result<Real> adam(Real x, const Real* state, Real g, std::int64_t t, bool decoupled) const;
+
+  std::string method_;
+  std::map<std::string, Real, std::less<>> values_;
+  std::vector<std::string> state_names_;
+};
+
+// A whole tensor, stepped element by element.
+template <typename Real>
+struct Tensor {
+  Tensor(std::string_view method, const Options& options, std::vector<Real> initial);
+
+  void step(std::span<const Real> gradient);
+
+  Textbook<Real> textbook;
+  std::vector<Real> parameter;
+  std::vector<std::vector<Real>> states;
+  std::int64_t step_count = 0;
+};
+
+}  // namespace adamant::reference

@@ -1,0 +1,42 @@
+// Numbers as text, independent of the locale, for error messages and options.
+#pragma once
+
+#include <charconv>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+
+namespace adamant::host {
+
+// The shortest text that reads back as the same number.
+template <typename Number>
+std::string to_text(Number number) {
+  char buffer[64];
+  const auto result = std::to_chars(buffer, buffer + sizeof buffer, number);
+  return {buffer, result.ptr};
+}
+
+// The number that the whole of `text` spells, if it does.
+template <typename Number>
+std::optional<Number> from_text(std::string_view text) {
+  Number number{};
+  const auto result = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (result.ec != std::errc{} || result.ptr != text.data() + text.size()) return std::nullopt;
+  return number;
+}
+
+inline std::string quoted(std::string_view text) { return '"' + std::string(text) + '"'; }
+
+// "a, b, c"
+template <typename Range>
+std::string joined(const Range& texts) {
+  std::string all;
+  for (const auto& text : texts) {
+    if (!all.empty()) all += ", ";
+    all += text;
+  }
+  return all;
+}
+
+}  // namespace adamant::host

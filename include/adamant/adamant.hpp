@@ -1,0 +1,10 @@
+/// \file
+/// All of the library: `#include <adamant/adamant.hpp>`.
+#pragma once
+
+#include "adamant/error.hpp"
+#include "adamant/method.hpp"
+#include "adamant/optimizer.hpp"
+#include "adamant/rules.hpp"
+#include "adamant/tuning.hpp"
+#include "adamant/types.hpp"

@@ -1,0 +1,138 @@
+/// \file
+/// The Optimizer: holds the state of any number of parameter arrays and updates all of them in one step.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adamant/macros.hpp"
+#include "adamant/method.hpp"
+#include "adamant/tuning.hpp"
+#include "adamant/types.hpp"
+
+namespace adamant {
+
+/// Names a tensor of one Optimizer; never used again after the tensor is removed.
+enum class TensorId : std::int64_t {};
+/// Names a group of one Optimizer. The group that the constructor makes is `GroupId{}`.
+enum class GroupId : std::int32_t {};
+
+/// A parameter array, its gradient, and the options it follows.
+struct TensorSpec {
+  std::string name;      ///< not empty, unique within the Optimizer; errors and checkpoints use it
+  Array parameter;       ///< updated in place
+  ConstArray gradient;   ///< as many elements as `parameter`; read by every step
+  GroupId group = {};    ///< whose options it follows
+};
+
+/// Updates any number of parameter arrays by one method, in one pass over memory.
+///
+/// Tensors are float32 or float64, of any size from 0, aligned to their element, and may be mixed; a gradient has its
+/// parameter's type. A parameter may overlap no other buffer given to the same Optimizer; gradients may share memory
+/// with each other. The caller's buffers live until the last step that was given them has finished.
+///
+/// One object is used by one thread at a time; different objects may be used by different threads. A call that throws
+/// has changed nothing: no parameter, state, step count or option. Mistakes of the caller throw `std::invalid_argument`.
+/// Calls that take a stream take effect in the order of that stream; the CPU backend ignores the stream and has
+/// finished when the call returns.
+class ADAMANT_API Optimizer {
+ public:
+  /// An optimizer whose first group, `GroupId{}`, has the options of `method`.
+  /// \param method options; their variant (amsgrad, centered, RMSProp's momentum) is fixed from here on
+  /// \param tuning of the CPU backend; never changes a result
+  /// \throws std::invalid_argument for an option out of range or an invalid tuning
+  /// \throws Unavailable when the device or the instruction set is not there
+  explicit Optimizer(Method method, Device device = Device::cpu(), Tuning tuning = {});
+  ~Optimizer();
+  Optimizer(Optimizer&&) noexcept;
+  Optimizer& operator=(Optimizer&&) noexcept;
+
+  /// Adds a group with its own options, of the same method and variant as the constructor's.
+  GroupId add_group(Method options);
+
+  /// Adds a tensor. Its state is zero and its step count 0; it takes part from the next step on.
+  /// \throws std::invalid_argument naming tensor, field, value and allowed range: an empty or taken name, a null or
+  ///   misaligned pointer, a count that is negative or does not fit the address space, sizes or types that differ,
+  ///   overlapping buffers, an unknown group
+  TensorId add(TensorSpec tensor);
+
+  /// Removes a tensor and its state.
+  void remove(TensorId tensor);
+
+  /// The tensor of that name. \throws std::invalid_argument when there is none
+  TensorId find(std::string_view name) const;
+
+  /// The tensors, in the order they were added.
+  std::vector<TensorId> tensors() const;
+
+  /// What add() was given, with later changes of gradient and group.
+  const TensorSpec& tensor(TensorId tensor) const;
+
+  /// Leaves a tensor, its state and its step count as they are in the steps to come.
+  void freeze(TensorId tensor);
+  /// Ends freeze().
+  void thaw(TensorId tensor);
+  /// Whether freeze() is in force.
+  bool frozen(TensorId tensor) const;
+
+  /// Moves a tensor to another group; it keeps its state.
+  void set_group(TensorId tensor, GroupId group);
+
+  /// Reads another gradient from the next step on, of the same type and count.
+  void set_gradient(TensorId tensor, ConstArray gradient, Stream stream = nullptr);
+
+  /// The options of a group.
+  const Method& options(GroupId group = {}) const;
+
+  /// Replaces the options of a group; method and variant must stay.
+  void set_options(GroupId group, Method options, Stream stream = nullptr);
+
+  /// Sets one option of a group by name.
+  void set_option(GroupId group, std::string_view option, double value, Stream stream = nullptr);
+  /// \copydoc set_option
+  void set_option(GroupId group, std::string_view option, std::string_view value, Stream stream = nullptr);
+
+  /// Sets eta of a group, the option that changes most.
+  void set_learning_rate(GroupId group, double learning_rate, Stream stream = nullptr);
+
+  /// Makes room for the state of new tensors (zeroed, one allocation for all of them) and rebuilds the plan. step()
+  /// does this when tensors, groups or freezes have changed since; call it to have the allocation at a known time.
+  /// \throws std::bad_alloc, after which everything is as it was
+  void prepare();
+
+  /// One step of every tensor that is not frozen. Does not allocate, unless it has to prepare() first.
+  /// A NaN or an infinity in a gradient goes into its own element's parameter and state and no other.
+  void step(Stream stream = nullptr);
+
+  /// Sets every gradient to zero, those of frozen tensors too.
+  /// \throws std::invalid_argument naming a tensor whose gradient was given as const
+  void zero_gradients(Stream stream = nullptr);
+
+  /// Steps that the tensor has taken part in.
+  std::int64_t step_count(TensorId tensor) const;
+  /// Sets the step count, which the bias corrections of Adam and the first step of Momentum follow. \param count >= 0
+  void set_step_count(TensorId tensor, std::int64_t count);
+
+  /// A state of a tensor under PyTorch's name, such as "exp_avg": as many elements as the parameter, of its type, in
+  /// device memory, valid until the tensor is removed. It may be written between steps. Prepares when needed.
+  /// \throws std::invalid_argument for a name that the method does not have, listing those it has
+  Array state(TensorId tensor, std::string_view name);
+
+  /// Bytes that the states of all tensors take, known before they are allocated. Parts begin at multiples of 256.
+  std::int64_t state_bytes() const;
+
+  Device device() const;
+  /// The instruction set that the CPU backend uses.
+  SimdLevel simd() const;
+  /// The threads that the CPU backend uses.
+  int threads() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace adamant

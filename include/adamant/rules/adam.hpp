@@ -1,0 +1,108 @@
+/// \file
+/// Adam, with its AMSGrad variant.
+///
+///     m <- beta1 m + (1 - beta1) g
+///     s <- beta2 s + (1 - beta2) g^2
+///     x <- x - eta (m / (1 - beta1^t)) / (sqrt(s / (1 - beta2^t)) + epsilon)
+///     amsgrad: the largest s so far stands in the root     with weight decay: g <- g + lambda x first
+///
+/// Source: Kingma and Ba 2015, algorithm 1; Reddi et al. 2018 (AMSGrad); options as torch.optim.Adam.
+/// No deviation. The bias corrections are folded into two scalars, which is the same function with less rounding:
+/// eta sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(s) + epsilon sqrt(1 - beta2^t)).
+#pragma once
+
+#include "adamant/arithmetic.hpp"
+#include "adamant/rule.hpp"
+
+namespace adamant {
+
+template <bool kAmsgrad>
+struct AdamRule;
+
+/// Options of Adam. `amsgrad` decides how many state slots there are and is the same for all groups of an Optimizer.
+struct Adam {
+  double learning_rate = 1e-3;  ///< eta >= 0
+  double beta1 = 0.9;           ///< in [0, 1)
+  double beta2 = 0.999;         ///< in [0, 1)
+  double epsilon = 1e-8;        ///< >= 0; zero divides by zero where no gradient has come yet
+  double weight_decay = 0.0;    ///< lambda >= 0, added to the gradient as lambda x; see AdamW for the decoupled decay
+  bool amsgrad = false;         ///< divide by the largest second moment so far
+  bool maximize = false;        ///< ascend: the gradient's sign is turned before everything else
+
+  static constexpr std::string_view kName = "adam";
+  using Variants = TypeList<AdamRule<false>, AdamRule<true>>;
+  ADAMANT_HOST_DEVICE int variant() const { return amsgrad ? 1 : 0; }
+  ADAMANT_HOST_DEVICE bool runs_as(int made_as) const { return made_as == variant(); }
+  ADAMANT_HOST_DEVICE std::string_view conflict() const { return {}; }
+
+  template <typename Self, typename Visitor>
+  static void visit_fields(Self& self, Visitor&& visit) {
+    visit("learning_rate", self.learning_rate, kNonNegative);
+    visit("beta1", self.beta1, kBelowOne);
+    visit("beta2", self.beta2, kBelowOne);
+    visit("epsilon", self.epsilon, kNonNegative);
+    visit("weight_decay", self.weight_decay, kNonNegative);
+    visit("amsgrad", self.amsgrad);
+    visit("maximize", self.maximize);
+  }
+};
+
+/// The moments that Adam and AdamW share, and the update they make of them.
+template <typename Real, bool kAmsgrad>
+struct AdamMoments {
+  static constexpr int kSlots = kAmsgrad ? 3 : 2;
+
+  Real rate;     // eta sqrt(1 - beta2^t) / (1 - beta1^t)
+  Real epsilon;  // epsilon sqrt(1 - beta2^t)
+  MovingAverage<Real> first;
+  MovingAverage<Real> second;
+
+  template <typename Options>
+  ADAMANT_HOST_DEVICE static AdamMoments at_step(const Options& options, std::int64_t t) {
+    const double correction1 = decay_power(options.beta1, t).complement;
+    const double root2 = square_root(decay_power(options.beta2, t).complement);
+    return {static_cast<Real>(options.learning_rate * root2 / correction1), static_cast<Real>(options.epsilon * root2),
+            MovingAverage<Real>::with_decay(options.beta1), MovingAverage<Real>::with_decay(options.beta2)};
+  }
+
+  /// Advances the moments in `element` by a gradient and returns what is to be subtracted from the parameter.
+  ADAMANT_HOST_DEVICE Real advance(Element<Real, kSlots>& element, Real g) const {
+    const Real m = first(element.state[0], g);
+    const Real s = second(element.state[1], g * g);
+    element.state[0] = m;
+    element.state[1] = s;
+    Real divisor = s;
+    if constexpr (kAmsgrad) {
+      divisor = element.state[2] >= s ? element.state[2] : s;  // a NaN in s wins, as torch.maximum
+      element.state[2] = divisor;
+    }
+    return rate * m / (square_root(divisor) + epsilon);
+  }
+};
+
+/// The update of one element.
+template <bool kAmsgrad>
+struct AdamRule {
+  using Options = Adam;
+  static constexpr int kSlots = kAmsgrad ? 3 : 2;
+  static constexpr std::string_view kStateNames[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
+
+  template <typename Real>
+  struct Step {
+    AdamMoments<Real, kAmsgrad> moments;
+    Real weight_decay;
+
+    ADAMANT_HOST_DEVICE static Step at_step(const Options& options, std::int64_t t) {
+      return {AdamMoments<Real, kAmsgrad>::at_step(options, t), static_cast<Real>(options.weight_decay)};
+    }
+
+    ADAMANT_HOST_DEVICE Element<Real, kSlots> operator()(Element<Real, kSlots> element, Real gradient) const {
+      const Real x = element.parameter;
+      const Real update = moments.advance(element, gradient + weight_decay * x);
+      element.parameter = x - update;
+      return element;
+    }
+  };
+};
+
+}  // namespace adamant

@@ -1,0 +1,72 @@
+/// \file
+/// AdamW: Adam with decoupled weight decay, and its AMSGrad variant.
+///
+///     m, s as Adam
+///     x <- x - (eta lambda x + eta (m / (1 - beta1^t)) / (sqrt(s / (1 - beta2^t)) + epsilon))
+///
+/// Source: Loshchilov and Hutter 2019, algorithm 2, with PyTorch's convention that lambda is multiplied by eta; options
+/// as torch.optim.AdamW. Decaying inside the one subtraction is PyTorch's result with one rounding of x instead of two.
+#pragma once
+
+#include "adamant/rules/adam.hpp"
+
+namespace adamant {
+
+template <bool kAmsgrad>
+struct AdamWRule;
+
+/// Options of AdamW. `amsgrad` decides how many state slots there are and is the same for all groups of an Optimizer.
+struct AdamW {
+  double learning_rate = 1e-3;  ///< eta >= 0
+  double beta1 = 0.9;           ///< in [0, 1)
+  double beta2 = 0.999;         ///< in [0, 1)
+  double epsilon = 1e-8;        ///< >= 0; zero divides by zero where no gradient has come yet
+  double weight_decay = 1e-2;   ///< lambda >= 0, takes eta lambda x off the parameter itself
+  bool amsgrad = false;         ///< divide by the largest second moment so far
+  bool maximize = false;        ///< ascend: the gradient's sign is turned before everything else; decay still shrinks x
+
+  static constexpr std::string_view kName = "adamw";
+  using Variants = TypeList<AdamWRule<false>, AdamWRule<true>>;
+  ADAMANT_HOST_DEVICE int variant() const { return amsgrad ? 1 : 0; }
+  ADAMANT_HOST_DEVICE bool runs_as(int made_as) const { return made_as == variant(); }
+  ADAMANT_HOST_DEVICE std::string_view conflict() const { return {}; }
+
+  template <typename Self, typename Visitor>
+  static void visit_fields(Self& self, Visitor&& visit) {
+    visit("learning_rate", self.learning_rate, kNonNegative);
+    visit("beta1", self.beta1, kBelowOne);
+    visit("beta2", self.beta2, kBelowOne);
+    visit("epsilon", self.epsilon, kNonNegative);
+    visit("weight_decay", self.weight_decay, kNonNegative);
+    visit("amsgrad", self.amsgrad);
+    visit("maximize", self.maximize);
+  }
+};
+
+/// The update of one element.
+template <bool kAmsgrad>
+struct AdamWRule {
+  using Options = AdamW;
+  static constexpr int kSlots = kAmsgrad ? 3 : 2;
+  static constexpr std::string_view kStateNames[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
+
+  template <typename Real>
+  struct Step {
+    AdamMoments<Real, kAmsgrad> moments;
+    Real decay;  // eta lambda
+
+    ADAMANT_HOST_DEVICE static Step at_step(const Options& options, std::int64_t t) {
+      return {AdamMoments<Real, kAmsgrad>::at_step(options, t),
+              static_cast<Real>(options.learning_rate * options.weight_decay)};
+    }
+
+    ADAMANT_HOST_DEVICE Element<Real, kSlots> operator()(Element<Real, kSlots> element, Real gradient) const {
+      const Real x = element.parameter;
+      const Real update = moments.advance(element, gradient);
+      element.parameter = x - (decay * x + update);
+      return element;
+    }
+  };
+};
+
+}  // namespace adamant

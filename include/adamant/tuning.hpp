@@ -1,0 +1,41 @@
+/// \file
+/// How the CPU backend runs. Nothing in this file can change a result.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "adamant/macros.hpp"
+
+namespace adamant {
+
+/// Instruction sets the CPU backend is compiled for. On other machines than x86-64 there is only `baseline`.
+enum class SimdLevel : std::uint8_t {
+  baseline,  ///< what every machine of the architecture has (SSE2, NEON)
+  avx2,
+  avx512,
+};
+
+/// "baseline", "avx2" or "avx512".
+ADAMANT_API std::string_view name(SimdLevel level);
+
+/// The levels that this build has and this machine can run, slowest first.
+ADAMANT_API std::vector<SimdLevel> simd_levels();
+
+/// Elements per chunk: tiles are multiples of it, so that no result depends on the tile size.
+inline constexpr std::int64_t kChunk = 4096;
+
+/// Choices that change speed and never bits.
+struct Tuning {
+  /// Threads of a step; 0 takes as many as OpenMP would.
+  int threads = 0;
+  /// Elements per tile, a positive multiple of kChunk; 0 chooses. 64 Ki elements keep a page walk per stream rare and
+  /// still give 2^26 parameters a thousand tiles to share out.
+  std::int64_t tile = 0;
+  /// Instruction set; empty takes the best of simd_levels().
+  std::optional<SimdLevel> simd = {};
+};
+
+}  // namespace adamant

@@ -1,0 +1,130 @@
+/// \file
+/// Plain types of the interface: data types, devices, streams, and views of the caller's arrays.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include "adamant/macros.hpp"
+
+struct CUstream_st;
+
+namespace adamant {
+
+/// A `cudaStream_t`, declared here so that no CUDA header is needed. The CPU backend ignores it.
+using Stream = CUstream_st*;
+
+/// Type of the elements of an array.
+enum class DataType : std::uint8_t { float32, float64 };
+
+/// "float32" or "float64".
+ADAMANT_API std::string_view name(DataType type);
+/// Bytes of one element.
+ADAMANT_API std::int64_t size_in_bytes(DataType type);
+
+/// Where an Optimizer's tensors live and its steps run.
+struct Device {
+  enum class Kind : std::uint8_t { cpu, cuda };
+  Kind kind = Kind::cpu;
+  int index = 0;  ///< CUDA device index, from 0
+
+  static constexpr Device cpu() { return {}; }
+  static constexpr Device cuda(int index) { return {Kind::cuda, index}; }
+  friend constexpr bool operator==(const Device&, const Device&) = default;
+};
+
+/// "cpu" or "cuda:N".
+ADAMANT_API std::string name(Device device);
+
+namespace detail {
+template <typename T>
+inline constexpr bool kIsElement = std::same_as<T, float> || std::same_as<T, double>;
+template <typename T>
+inline constexpr DataType kDataType = std::same_as<T, float> ? DataType::float32 : DataType::float64;
+/// A count of any integer type as int64; what does not fit becomes -1, which add() refuses by name.
+template <std::integral Count>
+constexpr std::int64_t to_count(Count count) {
+  return std::in_range<std::int64_t>(count) ? static_cast<std::int64_t>(count) : -1;
+}
+}  // namespace detail
+
+/// A view of contiguous elements that the library may read and write. It does not own them.
+class Array {
+ public:
+  Array() = default;
+  /// \param data first element; may be null when `count` is 0
+  /// \param count number of elements
+  template <typename T, std::integral Count>
+    requires detail::kIsElement<T>
+  Array(T* data, Count count) : data_(data), count_(detail::to_count(count)), type_(detail::kDataType<T>) {}
+  template <typename T, std::size_t kExtent>
+    requires detail::kIsElement<T>
+  Array(std::span<T, kExtent> span) : Array(span.data(), span.size()) {}  // NOLINT(google-explicit-constructor)
+  /// An array whose type is known only at run time.
+  template <std::integral Count>
+  Array(void* data, DataType type, Count count) : data_(data), count_(detail::to_count(count)), type_(type) {}
+
+  void* data() const { return data_; }
+  std::int64_t count() const { return count_; }
+  DataType type() const { return type_; }
+  /// The elements as T, or null when they are of another type.
+  template <typename T>
+    requires detail::kIsElement<T>
+  T* as() const {
+    return type_ == detail::kDataType<T> ? static_cast<T*>(data_) : nullptr;
+  }
+
+ private:
+  void* data_ = nullptr;
+  std::int64_t count_ = 0;
+  DataType type_ = DataType::float32;
+};
+
+/// A view of contiguous elements that are only read, unless it was made from memory that may be written (which
+/// Optimizer::zero_gradients needs). It does not own them.
+class ConstArray {
+ public:
+  ConstArray() = default;
+  /// \copydoc Array::Array(T*, Count)
+  template <typename T, std::integral Count>
+    requires detail::kIsElement<std::remove_const_t<T>>
+  ConstArray(T* data, Count count)
+      : data_(data),
+        count_(detail::to_count(count)),
+        type_(detail::kDataType<std::remove_const_t<T>>),
+        writable_(!std::is_const_v<T>) {}
+  template <typename T, std::size_t kExtent>
+    requires detail::kIsElement<std::remove_const_t<T>>
+  ConstArray(std::span<T, kExtent> span)  // NOLINT(google-explicit-constructor)
+      : ConstArray(span.data(), span.size()) {}
+  ConstArray(const Array& array)  // NOLINT(google-explicit-constructor)
+      : data_(array.data()), count_(array.count()), type_(array.type()), writable_(true) {}
+  template <std::integral Count>
+  ConstArray(const void* data, DataType type, Count count)
+      : data_(data), count_(detail::to_count(count)), type_(type) {}
+
+  const void* data() const { return data_; }
+  std::int64_t count() const { return count_; }
+  DataType type() const { return type_; }
+  bool writable() const { return writable_; }
+  /// The elements as T, or null when they are of another type.
+  template <typename T>
+    requires detail::kIsElement<T>
+  const T* as() const {
+    return type_ == detail::kDataType<T> ? static_cast<const T*>(data_) : nullptr;
+  }
+
+ private:
+  const void* data_ = nullptr;
+  std::int64_t count_ = 0;
+  DataType type_ = DataType::float32;
+  bool writable_ = false;
+};
+
+}  // namespace adamant
