@@ -51,7 +51,7 @@ constexpr int first_rule(const std::variant<Methods...>*) {
 }
 
 // Room for the scalars of any rule.
-inline constexpr std::size_t kScalarBytes = 64;
+inline constexpr std::size_t kScalarBytes = 128;
 struct alignas(8) Scalars {
   std::byte bytes[kScalarBytes];
 };

@@ -1,5 +1,5 @@
 /// \file
-/// The arithmetic that every rule is written in: square root, moving average, and powers of a decay rate. Only + - * /,
+/// The arithmetic that every rule is written in: square root, running sum, and powers of a decay rate. Only + - * /,
 /// square root, comparison and rounding conversions, so that a CPU and a GPU give the same bits. No `pow`, no `fma`.
 #pragma once
 
@@ -51,26 +51,32 @@ ADAMANT_HOST_DEVICE DecayPower decay_power(double beta, std::int64_t t) {
   return result;
 }
 
-/// The exponential moving average beta * average + (1 - beta) * value.
+/// The running sum decay * old + weight * value that every state is: an exponential moving average when weight is
+/// 1 - decay.
 ///
-/// Written as an interpolation from the end with the larger weight, which needs one constant instead of two that do not
-/// sum to one: beta = 0.999 rounded to float would bias a long average by 1.3e-5. docs/numerics.md has the figures.
-/// The choice of the end compares scalars of the arithmetic type because compilers vectorise that as it stands; a bool
-/// they turn into one loop per value or not at all.
+/// Two rounded constants would not sum to one: 0.999 as a float biases a long average by 1.3e-5. So the sum is written as
+/// the end with the larger weight, unrounded, plus small terms: keep is 0 or 1, and what decay and weight lose in rounding
+/// is made up for by `change` (decay less keep) and `low` (weight less high). It rounds once at the scale of the result.
+/// docs/numerics.md has the alternatives and their figures.
 template <typename Real>
-struct MovingAverage {
-  Real beta;    ///< only compared with 1/2
-  Real weight;  ///< of the end with the smaller weight, at most 1/2
+struct RunningSum {
+  Real keep;
+  Real change;
+  Real high;
+  Real low;
 
-  /// Scalars for a decay rate beta in [0, 1).
-  ADAMANT_HOST_DEVICE static MovingAverage with_decay(double beta) {
-    return {static_cast<Real>(beta), static_cast<Real>(beta >= 0.5 ? 1.0 - beta : beta)};
+  /// Scalars for a decay in [0, 1) and a weight.
+  ADAMANT_HOST_DEVICE static RunningSum with(double decay, double weight) {
+    const double keep = decay >= 0.5 ? 1.0 : 0.0;
+    const Real high = static_cast<Real>(weight);
+    return {static_cast<Real>(keep), static_cast<Real>(decay - keep), high,
+            static_cast<Real>(weight - static_cast<double>(high))};
   }
+  /// Scalars of an exponential moving average.
+  ADAMANT_HOST_DEVICE static RunningSum average(double decay) { return with(decay, 1.0 - decay); }
 
-  ADAMANT_HOST_DEVICE Real operator()(Real average, Real value) const {
-    const Real heavy = beta >= Real{0.5} ? average : value;
-    const Real light = beta >= Real{0.5} ? value : average;
-    return heavy + weight * (light - heavy);
+  ADAMANT_HOST_DEVICE Real operator()(Real old, Real value) const {
+    return keep * old + ((change * old + low * value) + high * value);
   }
 };
 

@@ -54,15 +54,15 @@ struct AdamMoments {
 
   Real rate;     // eta sqrt(1 - beta2^t) / (1 - beta1^t)
   Real epsilon;  // epsilon sqrt(1 - beta2^t)
-  MovingAverage<Real> first;
-  MovingAverage<Real> second;
+  RunningSum<Real> first;
+  RunningSum<Real> second;
 
   template <typename Options>
   ADAMANT_HOST_DEVICE static AdamMoments at_step(const Options& options, std::int64_t t) {
     const double correction1 = decay_power(options.beta1, t).complement;
     const double root2 = square_root(decay_power(options.beta2, t).complement);
     return {static_cast<Real>(options.learning_rate * root2 / correction1), static_cast<Real>(options.epsilon * root2),
-            MovingAverage<Real>::with_decay(options.beta1), MovingAverage<Real>::with_decay(options.beta2)};
+            RunningSum<Real>::average(options.beta1), RunningSum<Real>::average(options.beta2)};
   }
 
   /// Advances the moments in `element` by a gradient and returns what is to be subtracted from the parameter.
@@ -76,7 +76,7 @@ struct AdamMoments {
       divisor = element.state[2] >= s ? element.state[2] : s;  // a NaN in s wins, as torch.maximum
       element.state[2] = divisor;
     }
-    return rate * m / (square_root(divisor) + epsilon);
+    return rate * (m / (square_root(divisor) + epsilon));
   }
 };
 

@@ -8,6 +8,7 @@
 /// Source: Polyak 1964; Sutskever et al. 2013; options as torch.optim.SGD. No deviation.
 #pragma once
 
+#include "adamant/arithmetic.hpp"
 #include "adamant/rule.hpp"
 
 namespace adamant {
@@ -53,22 +54,21 @@ struct MomentumRule {
   template <typename Real>
   struct Step {
     Real learning_rate;
-    Real beta;
-    Real gradient_weight;  // 1 - tau, and 1 on the first step
     Real weight_decay;
-    Real look_ahead;       // beta with nesterov, which is above zero, else zero
+    Real look_ahead;  // beta with nesterov, which is above zero, else zero
+    RunningSum<Real> velocity;
 
     ADAMANT_HOST_DEVICE static Step at_step(const Options& options, std::int64_t t) {
-      return {static_cast<Real>(options.learning_rate), static_cast<Real>(options.momentum),
-              static_cast<Real>(t == 1 ? 1.0 : 1.0 - options.dampening),
-              static_cast<Real>(options.weight_decay),
-              static_cast<Real>(options.nesterov ? options.momentum : 0.0)};
+      return {static_cast<Real>(options.learning_rate), static_cast<Real>(options.weight_decay),
+              static_cast<Real>(options.nesterov ? options.momentum : 0.0),
+              t == 1 ? RunningSum<Real>::with(0.0, 1.0)
+                     : RunningSum<Real>::with(options.momentum, 1.0 - options.dampening)};
     }
 
     ADAMANT_HOST_DEVICE Element<Real, kSlots> operator()(Element<Real, kSlots> element, Real gradient) const {
       const Real x = element.parameter;
       const Real g = gradient + weight_decay * x;
-      const Real v = beta * element.state[0] + gradient_weight * g;
+      const Real v = velocity(element.state[0], g);
       const Real ahead = g + look_ahead * v;
       element.parameter = x - learning_rate * (look_ahead > Real{0} ? ahead : v);
       element.state[0] = v;

@@ -75,18 +75,18 @@ struct RMSPropRule {
     Real learning_rate;
     Real epsilon_inside;
     Real epsilon_outside;
-    Real momentum;
     Real weight_decay;
-    MovingAverage<Real> average;
+    RunningSum<Real> average;
+    RunningSum<Real> buffer;
 
     ADAMANT_HOST_DEVICE static Step at_step(const Options& options, std::int64_t /*t*/) {
       const bool inside = options.epsilon_placement == EpsilonPlacement::inside_root;
       return {static_cast<Real>(options.learning_rate),
               static_cast<Real>(inside ? options.epsilon : 0.0),
               static_cast<Real>(inside ? 0.0 : options.epsilon),
-              static_cast<Real>(options.momentum),
               static_cast<Real>(options.weight_decay),
-              MovingAverage<Real>::with_decay(options.decay)};
+              RunningSum<Real>::average(options.decay),
+              RunningSum<Real>::with(options.momentum, 1.0)};
     }
 
     ADAMANT_HOST_DEVICE Element<Real, kSlots> operator()(Element<Real, kSlots> element, Real gradient) const {
@@ -103,11 +103,11 @@ struct RMSPropRule {
       }
       const Real root = square_root(variance + epsilon_inside) + epsilon_outside;
       if constexpr (kMomentum) {
-        const Real b = momentum * element.state[kBuffer] + g / root;
+        const Real b = buffer(element.state[kBuffer], g / root);
         element.state[kBuffer] = b;
         element.parameter = x - learning_rate * b;
       } else {
-        element.parameter = x - learning_rate * g / root;
+        element.parameter = x - learning_rate * (g / root);
       }
       return element;
     }
