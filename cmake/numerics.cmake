@@ -3,5 +3,7 @@
 # errno back on, then each of the parts that could have been given by themselves.
 function(adamant_numerics target)
   target_compile_options(${target} PRIVATE
-    $<$<COMPILE_LANGUAGE:CXX>:-fno-fast-math;-fno-unsafe-math-optimizations;-fno-finite-math-only;-fno-associative-math;-fno-reciprocal-math;-fsigned-zeros;-ffp-contract=off;-fno-math-errno;-fno-trapping-math>)
+    $<$<COMPILE_LANGUAGE:CXX>:-fno-fast-math;-fno-unsafe-math-optimizations;-fno-finite-math-only;-fno-associative-math;-fno-reciprocal-math;-fsigned-zeros;-ffp-contract=off;-fno-math-errno>
+    # Clang assumes no traps as it is, and warns when it is told to.
+    $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fno-trapping-math>)
 endfunction()

@@ -25,6 +25,8 @@ using kernels::TileRange;
 constexpr std::size_t kAlignment = 256;
 // Transparent huge pages: with 4 KiB pages a stream of 2^26 floats is 65,536 page walks.
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
+// Fewer elements than this take less time than it takes to wake other threads for them.
+constexpr std::int64_t kWorthThreads = std::int64_t{1} << 15;
 // Memory is cleared in pieces of this size, one thread a piece.
 constexpr std::int64_t kClearPiece = std::int64_t{1} << 20;
 
@@ -57,6 +59,8 @@ class CpuBackend final : public kernels::Backend {
   void set_plan(StepPlan plan) override {
     std::vector<Scalars> scalars(plan.rows.size());
     std::vector<std::int64_t> shared(plan.rows.size());
+    elements_ = 0;
+    for (const kernels::TensorRow& row : plan.rows) elements_ += row.count;
     plan_ = std::move(plan);
     scalars_ = std::move(scalars);
     scalars_of_row_ = std::move(shared);
@@ -78,7 +82,7 @@ class CpuBackend final : public kernels::Backend {
   void step(Stream /*stream*/) override {
     compute_scalars();
     for (const TileRange& range : plan_.ranges) {
-#pragma omp parallel num_threads(threads_) if (range.end - range.begin > 1)
+#pragma omp parallel num_threads(threads_) if (elements_ >= kWorthThreads)
       {
         const FloatingPointGuard guard;
 #pragma omp for schedule(static)
@@ -135,6 +139,7 @@ class CpuBackend final : public kernels::Backend {
   const UpdateTable updates_;
   const int threads_;
   StepPlan plan_;
+  std::int64_t elements_ = 0;  // of all tensors of the plan
   std::vector<Scalars> scalars_;              // by row, filled where scalars_of_row_ points
   std::vector<std::int64_t> scalars_of_row_;  // the row whose scalars a row shares
   std::vector<std::int64_t> step_counts_;     // by slot

@@ -1,9 +1,12 @@
-// Methods by name, and the checks of their options: all of it driven by each method's visit_fields().
+// Methods by name, and the checks of their options: all of it driven by each method's visit_fields(). Whatever reads,
+// converts or compares a number does so under a FloatingPointGuard: std::from_chars rounds as the caller's mode says,
+// comparing a NaN traps where the caller wants traps, and a subnormal momentum is zero to a caller who flushes them.
 #include "adamant/method.hpp"
 
 #include <array>
 #include <stdexcept>
 
+#include "host/floating_point.hpp"
 #include "host/method.hpp"
 #include "host/text.hpp"
 #include "kernels/rule_list.hpp"
@@ -130,6 +133,7 @@ std::string_view name(const Method& method) {
 }
 
 void validate(const Method& method) {
+  const host::FloatingPointGuard guard;
   std::visit(
       [](const auto& options) {
         for_each_field(options, [&](std::string_view name, const auto& field, const auto&... range) {
@@ -152,6 +156,7 @@ void validate(const Method& method) {
 }
 
 void set_option(Method& method, std::string_view option, std::string_view value) {
+  const host::FloatingPointGuard guard;
   Method changed = method;
   assign_option(changed, option, value);
   validate(changed);
@@ -159,6 +164,7 @@ void set_option(Method& method, std::string_view option, std::string_view value)
 }
 
 Method make_method(std::string_view name, const std::map<std::string, std::string>& options) {
+  const host::FloatingPointGuard guard;
   Method method = default_method(name, static_cast<const Method*>(nullptr));
   // All are set before any is checked: some are only right together.
   for (const auto& [option, value] : options) assign_option(method, option, std::string_view(value));
@@ -167,6 +173,7 @@ Method make_method(std::string_view name, const std::map<std::string, std::strin
 }
 
 std::vector<Option> options(const Method& method) {
+  const host::FloatingPointGuard guard;
   std::vector<Option> list;
   std::visit(
       [&](const auto& fields) {
@@ -187,6 +194,7 @@ std::vector<std::string> state_names(const Method& method) {
 namespace host {
 
 void set_option(Method& method, std::string_view option, double value) {
+  const FloatingPointGuard guard;
   Method changed = method;
   assign_option(changed, option, value);
   validate(changed);
@@ -194,6 +202,7 @@ void set_option(Method& method, std::string_view option, double value) {
 }
 
 int rule_index(const Method& method) {
+  const FloatingPointGuard guard;
   return std::visit(
       [](const auto& options) {
         using Options = std::remove_cvref_t<decltype(options)>;
@@ -205,6 +214,7 @@ int rule_index(const Method& method) {
 int slot_count(int rule) { return slots_of(rule, kernels::Rules{}); }
 
 bool runs_as(const Method& method, int rule) {
+  const FloatingPointGuard guard;
   return std::visit(
       [&](const auto& options) {
         using Options = std::remove_cvref_t<decltype(options)>;

@@ -53,26 +53,47 @@ template <typename Real>
 Textbook<Real>::Textbook(std::string_view method, const Options& options) : method_(method) {
   const auto found = kDefaults.find(method);
   if (found == kDefaults.end()) throw std::invalid_argument("reference: no method " + host::quoted(method));
-  for (const auto& [name, value] : found->second) values_[name] = static_cast<Real>(value);
+  std::map<std::string, double> values = found->second;
   for (const auto& [name, text] : options) {
-    if (!values_.contains(name)) throw std::invalid_argument("reference: no option " + host::quoted(name));
-    values_[name] = static_cast<Real>(parse(name, text));
+    if (!values.contains(name)) throw std::invalid_argument("reference: no option " + host::quoted(name));
+    values[name] = parse(name, text);
   }
+  letters_ = {.eta = Real(values["learning_rate"]),
+              .lambda = Real(values["weight_decay"]),
+              .beta = Real(values["momentum"]),
+              .tau = Real(values["dampening"]),
+              .gamma = Real(values["decay"]),
+              .mu = Real(values["momentum"]),
+              .epsilon = Real(values["epsilon"]),
+              .beta1 = Real(values["beta1"]),
+              .beta2 = Real(values["beta2"]),
+              .nesterov = values["nesterov"] != 0,
+              .outside_root = values["epsilon_placement"] != 0,
+              .centered = values["centered"] != 0,
+              .amsgrad = values["amsgrad"] != 0,
+              .maximize = values["maximize"] != 0};
   if (method == "momentum") state_names_ = {"momentum_buffer"};
   if (method == "rmsprop") {
     state_names_ = {"square_avg"};
-    if (value("momentum") > 0) state_names_.emplace_back("momentum_buffer");
-    if (flag("centered")) state_names_.emplace_back("grad_avg");
+    if (letters_.mu > 0) state_names_.emplace_back("momentum_buffer");
+    if (letters_.centered) state_names_.emplace_back("grad_avg");
   }
   if (method == "adam" || method == "adamw") {
     state_names_ = {"exp_avg", "exp_avg_sq"};
-    if (flag("amsgrad")) state_names_.emplace_back("max_exp_avg_sq");
+    if (letters_.amsgrad) state_names_.emplace_back("max_exp_avg_sq");
   }
 }
 
 template <typename Real>
+Real Textbook<Real>::state_units(std::size_t slot) const {
+  const bool decayed_gradient = letters_.lambda > 0 && method_ != "adamw";
+  const bool sum_of_quotients = method_ == "rmsprop" && state_names_[slot] == "momentum_buffer";
+  return decayed_gradient || sum_of_quotients ? Real{10} : Real{4};
+}
+
+template <typename Real>
 Result<Real> Textbook<Real>::step(Real x, const Real* state, Real g, std::int64_t t) const {
-  if (flag("maximize")) g = -g;
+  if (letters_.maximize) g = -g;
   if (method_ == "gradient_descent") return gradient_descent(x, g);
   if (method_ == "momentum") return momentum(x, state, g, t);
   if (method_ == "rmsprop") return rmsprop(x, state, g);
@@ -82,8 +103,8 @@ Result<Real> Textbook<Real>::step(Real x, const Real* state, Real g, std::int64_
 // x <- x - eta (g + lambda x)
 template <typename Real>
 Result<Real> Textbook<Real>::gradient_descent(Real x, Real g) const {
-  const Real eta = value("learning_rate");
-  const Real lambda = value("weight_decay");
+  const Real eta = letters_.eta;
+  const Real lambda = letters_.lambda;
   Result<Real> result{};
   result.parameter = x - eta * (g + lambda * x);
   result.update_magnitude = eta * (std::fabs(g) + lambda * std::fabs(x));
@@ -93,31 +114,30 @@ Result<Real> Textbook<Real>::gradient_descent(Real x, Real g) const {
 // v <- beta v + (1 - tau) g, v = g on the first step;  x <- x - eta v, or x - eta (g + beta v)
 template <typename Real>
 Result<Real> Textbook<Real>::momentum(Real x, const Real* state, Real g, std::int64_t t) const {
-  const Real eta = value("learning_rate");
-  const Real beta = value("momentum");
-  const Real lambda = value("weight_decay");
-  const Real taken = t == 1 ? Real{1} : 1 - value("dampening");
+  const Real eta = letters_.eta;
+  const Real beta = letters_.beta;
+  const Real lambda = letters_.lambda;
+  const Real taken = t == 1 ? Real{1} : 1 - letters_.tau;
   const Real decayed = g + lambda * x;
   const Real decayed_magnitude = std::fabs(g) + lambda * std::fabs(x);
   const Real v = beta * state[0] + taken * decayed;
   const Real v_magnitude = beta * std::fabs(state[0]) + taken * decayed_magnitude;
-  const bool nesterov = flag("nesterov");
   Result<Real> result{};
   result.state[0] = v;
   result.state_magnitude[0] = v_magnitude;
-  result.parameter = x - eta * (nesterov ? decayed + beta * v : v);
-  result.update_magnitude = eta * (nesterov ? decayed_magnitude + beta * v_magnitude : v_magnitude);
+  result.parameter = x - eta * (letters_.nesterov ? decayed + beta * v : v);
+  result.update_magnitude = eta * (letters_.nesterov ? decayed_magnitude + beta * v_magnitude : v_magnitude);
   return result;
 }
 
 // s <- gamma s + (1 - gamma) g^2;  x <- x - eta g / sqrt(s + epsilon), and its variants
 template <typename Real>
 Result<Real> Textbook<Real>::rmsprop(Real x, const Real* state, Real g) const {
-  const Real eta = value("learning_rate");
-  const Real gamma = value("decay");
-  const Real mu = value("momentum");
-  const Real lambda = value("weight_decay");
-  const Real epsilon = value("epsilon");
+  const Real eta = letters_.eta;
+  const Real gamma = letters_.gamma;
+  const Real mu = letters_.mu;
+  const Real lambda = letters_.lambda;
+  const Real epsilon = letters_.epsilon;
   const Real decayed = g + lambda * x;
   const Real decayed_magnitude = std::fabs(g) + lambda * std::fabs(x);
   Result<Real> result{};
@@ -126,14 +146,15 @@ Result<Real> Textbook<Real>::rmsprop(Real x, const Real* state, Real g) const {
   result.state_magnitude[0] = gamma * std::fabs(state[0]) + (1 - gamma) * decayed_magnitude * decayed_magnitude;
   int next = mu > 0 ? 2 : 1;
   Real variance = s;
-  if (flag("centered")) {
+  if (letters_.centered) {
     const Real a = gamma * state[next] + (1 - gamma) * decayed;
     result.state[next] = a;
     result.state_magnitude[next] = gamma * std::fabs(state[next]) + (1 - gamma) * decayed_magnitude;
     variance = s - a * a;
+    result.cancels = variance < s / 2;
     if (variance < 0) variance = 0;
   }
-  const Real root = flag("epsilon_placement") ? std::sqrt(variance) + epsilon : std::sqrt(variance + epsilon);
+  const Real root = letters_.outside_root ? std::sqrt(variance) + epsilon : std::sqrt(variance + epsilon);
   if (mu > 0) {
     const Real b = mu * state[1] + decayed / root;
     const Real b_magnitude = mu * std::fabs(state[1]) + decayed_magnitude / root;
@@ -152,10 +173,10 @@ Result<Real> Textbook<Real>::rmsprop(Real x, const Real* state, Real g) const {
 // x <- x - eta (v / (1 - beta1^t)) / (sqrt(s / (1 - beta2^t)) + epsilon)
 template <typename Real>
 Result<Real> Textbook<Real>::adam(Real x, const Real* state, Real g, std::int64_t t, bool decoupled) const {
-  const Real eta = value("learning_rate");
-  const Real beta1 = value("beta1");
-  const Real beta2 = value("beta2");
-  const Real lambda = value("weight_decay");
+  const Real eta = letters_.eta;
+  const Real beta1 = letters_.beta1;
+  const Real beta2 = letters_.beta2;
+  const Real lambda = letters_.lambda;
   const Real coupled_decay = decoupled ? Real{0} : lambda;
   const Real decoupled_decay = decoupled ? lambda : Real{0};
   const Real correction1 = 1 - std::pow(beta1, static_cast<Real>(t));
@@ -172,12 +193,12 @@ Result<Real> Textbook<Real>::adam(Real x, const Real* state, Real g, std::int64_
   result.state_magnitude[0] = v_magnitude;
   result.state_magnitude[1] = s_magnitude;
   Real second = s;
-  if (flag("amsgrad")) {
+  if (letters_.amsgrad) {
     second = std::isnan(s) || s > state[2] ? s : state[2];
     result.state[2] = second;
     result.state_magnitude[2] = s_magnitude > state[2] ? s_magnitude : state[2];
   }
-  const Real denominator = std::sqrt(second / correction2) + value("epsilon");
+  const Real denominator = std::sqrt(second / correction2) + letters_.epsilon;
   result.parameter = x - (eta * decoupled_decay * x + eta * (v / correction1) / denominator);
   result.update_magnitude =
       eta * decoupled_decay * std::fabs(x) + eta * (v_magnitude / correction1) / denominator;

@@ -26,6 +26,7 @@ struct Result {
   Real state[kMostStates];
   Real update_magnitude;
   Real state_magnitude[kMostStates];
+  bool cancels;  // centered RMSProp's variance is less than half of what it is the difference of: no bound holds
 };
 
 // One method with its options, ready to step elements. Options and equations are those of `Real`; what is written
@@ -39,12 +40,21 @@ class Textbook {
   // The states under PyTorch's names, in the order of Result::state.
   const std::vector<std::string>& state_names() const { return state_names_; }
 
+  // What promise P4 allows a step's results to be off by, in units of half an ulp of one (2^-24 for float32): the update
+  // of its magnitude, each state of its own. Where weight decay joins the gradient the sum of both is rounded, and squared
+  // for some states; and RMSProp's momentum buffer sums quotients by a root of the state: these states are allowed more.
+  static constexpr Real kUpdateUnits = 16;
+  Real state_units(std::size_t slot) const;
+
   // Step number `t`, counted from 1, of one element.
   Result<Real> step(Real parameter, const Real* state, Real gradient, std::int64_t t) const;
 
  private:
-  bool flag(const std::string& name) const { return values_.at(name) != 0; }
-  Real value(const std::string& name) const { return values_.at(name); }
+  // The paper's letters; what a method does not have stays zero.
+  struct Letters {
+    Real eta, lambda, beta, tau, gamma, mu, epsilon, beta1, beta2;
+    bool nesterov, outside_root, centered, amsgrad, maximize;
+  };
 
   Result<Real> gradient_descent(Real x, Real g) const;
   Result<Real> momentum(Real x, const Real* state, Real g, std::int64_t t) const;
@@ -52,7 +62,7 @@ class Textbook {
   Result<Real> adam(Real x, const Real* state, Real g, std::int64_t t, bool decoupled) const;
 
   std::string method_;
-  std::map<std::string, Real, std::less<>> values_;
+  Letters letters_{};
   std::vector<std::string> state_names_;
 };
 

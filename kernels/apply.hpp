@@ -7,10 +7,12 @@
 
 namespace adamant::kernels {
 
-// CPUs hand on the NaN they were given and GPUs make their own: storing one pattern keeps the bits the same.
+// CPUs hand on the NaN they were given and GPUs make their own: storing one pattern keeps the bits the same. The pattern
+// is a constant because a call to quiet_NaN() is not for devices and leaves a weak symbol in a build without optimisation.
 template <typename Real>
 ADAMANT_HOST_DEVICE Real canonical(Real x) {
-  return x != x ? std::numeric_limits<Real>::quiet_NaN() : x;
+  constexpr Real kNan = std::numeric_limits<Real>::quiet_NaN();
+  return x != x ? kNan : x;
 }
 
 template <typename Rule, typename Real>

@@ -22,7 +22,7 @@ struct GradientDescent {
   using Variants = TypeList<GradientDescentRule>;
   ADAMANT_HOST_DEVICE int variant() const { return 0; }
   ADAMANT_HOST_DEVICE bool runs_as(int made_as) const { return made_as == variant(); }
-  ADAMANT_HOST_DEVICE std::string_view conflict() const { return {}; }
+  ADAMANT_HOST_DEVICE const char* conflict() const { return ""; }
 
   template <typename Self, typename Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {

@@ -45,7 +45,7 @@ struct RMSProp {
   ADAMANT_HOST_DEVICE int variant() const { return (centered ? 2 : 0) + (momentum > 0.0 ? 1 : 0); }
   /// A momentum of zero also runs with a buffer, so that a schedule may pass through it.
   ADAMANT_HOST_DEVICE bool runs_as(int made_as) const { return made_as == variant() || made_as == (variant() | 1); }
-  ADAMANT_HOST_DEVICE std::string_view conflict() const { return {}; }
+  ADAMANT_HOST_DEVICE const char* conflict() const { return ""; }
 
   template <typename Self, typename Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {

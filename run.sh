@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# The main job: builds the library, measures every method, holds it against the reference, replays a real trace and trains
+# on handwritten digits. Prints one page and leaves it, with pictures and JSON, in report/.
+#   ./run.sh           everything (under five minutes on two cores after the build)
+#   ./run.sh --quick   fewer sizes and repetitions
+set -euo pipefail
+cd "$(dirname "$0")"
+
+bench=(--sizes 65536,1048576,16777216,67108864 --repetitions 15)
+case "${1:-}" in
+  "") ;;
+  --quick) bench=(--sizes 65536,1048576 --repetitions 5) ;;
+  *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
+
+scripts/setup.sh
+echo "== Building"
+mkdir -p build report
+cmake --preset release > build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
+cmake --build --preset release | tail -n 1
+adamant=build/release/bin/adamant
+
+if command -v nvidia-smi > /dev/null && nvidia-smi -L 2> /dev/null | grep -q GPU; then
+  where="There is a GPU, but this version has no CUDA backend yet: everything below ran on the CPU."
+else
+  where="No GPU was found: everything below ran on the CPU."
+fi
+
+# Shows a command's output and keeps it as report/NAME.txt.
+show() { local name=$1; shift; "$@" | tee "report/$name.txt"; }
+
+{
+  echo
+  echo "adamant $($adamant --version), $(date -u +%Y-%m-%d), $(nproc) cores, $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)"
+  echo "$where"
+  echo
+  echo "== 1. Throughput"
+  show bench "$adamant" bench "${bench[@]}" --json-file report/bench.json
+  echo
+  echo "== 2. The same bits on every instruction set, and each step against the textbook reference"
+  show compare "$adamant" compare --json-file report/compare.json
+  echo
+  echo "== 3. A real trace: 80 gradients of a network, recorded with PyTorch, whose own float32 run is the yardstick"
+  show replay "$adamant" replay tests/golden/digits.trace.safetensors --method adamw --option weight_decay=0.1 \
+    --expect tests/golden/digits.adamw.safetensors --out report/replay.safetensors --json-file report/replay.json
+  echo
+  echo "== 4. Training on 1,797 handwritten digits"
+  show digits build/release/examples/digits/digits --out report
+} | tee report/report.txt
+
+if command -v gnuplot > /dev/null; then
+  gnuplot -c examples/digits/curves.gp report
+  gnuplot -c bench/throughput.gp report
+fi
+echo
+echo "In report/: report.txt (this page), bench.svg and digits.svg (pictures), bench.json, compare.json, replay.json,"
+echo "replay.safetensors (where the replayed run ended) and digits.csv."

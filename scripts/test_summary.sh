@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Says of a JUnit file of ctest's why each skipped test was skipped, and how many passed, failed and were skipped.
+#   usage: scripts/test_summary.sh RESULTS.xml
+set -euo pipefail
+
+awk '
+  function attribute(name,   m) {
+    if (match($0, " " name "=\"[^\"]*\"")) { m = substr($0, RSTART, RLENGTH); sub(/^[^"]*"/, "", m); sub(/"$/, "", m); return m }
+    return ""
+  }
+  /<testcase /  { name = attribute("name"); status = attribute("status"); skipped = 0; reason = ""; wanted = 0
+                  if (status == "run") passed++; else if (status == "fail") failed++; else skipped_tests++
+                  skipped = status != "run" && status != "fail" }
+  # GoogleTest prints FILE:LINE: Skipped, and the reason on the next line.
+  wanted && reason == "" { reason = $0; wanted = 0 }
+  /: Skipped$/  { wanted = 1 }
+  /<skipped / && reason == "" && attribute("message") !~ /REGULAR_EXPRESSION/ { reason = attribute("message") }
+  /<\/testcase>/ { if (skipped) { sub(/^[ \t]+/, "", reason); print "skipped: " name ": " (reason == "" ? "no reason given" : reason) } }
+  END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped_tests }
+' "$1"

@@ -1,0 +1,19 @@
+// The subcommands of the program `adamant`. Each adds itself to the command line and, when chosen, runs and returns
+// whether what it compared agreed. What cannot run at all is an exception.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+namespace adamant::tools {
+
+struct Command {
+  CLI::App* app;
+  std::function<bool()> run;
+};
+
+Command add_bench(CLI::App& program);
+Command add_compare(CLI::App& program);
+Command add_replay(CLI::App& program);
+
+}  // namespace adamant::tools

@@ -1,0 +1,294 @@
+// `adamant replay`.
+#include "tools/replay.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+
+#include "host/safetensors.hpp"
+#include "tools/commands.hpp"
+#include "tools/run_options.hpp"
+#include "tools/terminal.hpp"
+
+namespace adamant::tools {
+namespace {
+
+namespace st = adamant::safetensors;
+
+// Within how much of PyTorch's own float32 error a float32 result must be: the issue of a finite sample, not of method.
+constexpr double kRootMeanSquareRatio = 1.1;
+constexpr double kPercentile99Ratio = 1.5;
+constexpr double kStateTolerance = 1e-5;
+
+std::vector<double> read_doubles(const st::File& file, const std::string& name) {
+  const st::Entry& entry = file.at(name);
+  if (entry.type == st::Type::F64) return file.read<double>(name);
+  if (entry.type != st::Type::F32) {
+    throw std::runtime_error(fmt::format("adamant: {}: tensor \"{}\" is {}; allowed: F32 or F64", file.path().string(),
+                                         name, st::type_name(entry.type)));
+  }
+  const std::vector<float> values = file.read<float>(name);
+  return {values.begin(), values.end()};
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+[[noreturn]] void wrong_shape(const st::File& file, const st::Entry& entry, const std::string& allowed) {
+  throw std::runtime_error(fmt::format("adamant: {}: tensor \"{}\" has shape {}; allowed: {}", file.path().string(),
+                                       entry.name, shape_text(entry.shape), allowed));
+}
+
+void note_largest(std::vector<double>& largest, std::size_t i, double value) {
+  if (std::fabs(value) > largest[i]) largest[i] = std::fabs(value);
+}
+
+template <typename Real>
+Replayed replay_as(const Trace& trace, const Method& method, Device device, const Tuning& tuning,
+                   const OnStep& on_step) {
+  const std::size_t n = trace.parameter.size();
+  std::vector<Real> parameter(n);
+  std::vector<Real> gradient(n);
+  for (std::size_t i = 0; i < n; ++i) parameter[i] = static_cast<Real>(trace.parameter[i]);
+  Replayed result{detail::kDataType<Real>, {parameter.begin(), parameter.end()}, {}, std::vector<double>(n), {}};
+
+  Optimizer optimizer(method, device, tuning);
+  const TensorId tensor =
+      optimizer.add({.name = "param", .parameter = {parameter.data(), n}, .gradient = {gradient.data(), n}});
+  std::vector<const Real*> views;
+  for (const std::string& name : state_names(method)) {
+    views.push_back(optimizer.state(tensor, name).template as<Real>());
+    result.states.push_back({name, {}, std::vector<double>(n)});
+  }
+  for (std::int64_t step = 0; step < trace.steps; ++step) {
+    const double* row = trace.gradients.data() + static_cast<std::size_t>(step) * n;
+    for (std::size_t i = 0; i < n; ++i) {
+      gradient[i] = static_cast<Real>(row[i]);
+      note_largest(result.largest_gradient, i, row[i]);
+    }
+    optimizer.step();
+    for (std::size_t slot = 0; slot < views.size(); ++slot) {
+      for (std::size_t i = 0; i < n; ++i) note_largest(result.states[slot].largest, i, static_cast<double>(views[slot][i]));
+    }
+    on_step(step + 1, trace.steps);
+  }
+  result.parameter.assign(parameter.begin(), parameter.end());
+  for (std::size_t slot = 0; slot < views.size(); ++slot) result.states[slot].values.assign(views[slot], views[slot] + n);
+  return result;
+}
+
+bool is_squared(std::string_view state) { return state.ends_with("_sq") || state == "square_avg"; }
+
+
+// max |got - expected| / scale, element by element; an element that agrees is 0, one that differs from a scale of 0 is
+// infinitely wrong.
+double largest_relative(std::span<const double> got, std::span<const double> expected, const std::vector<double>& scale) {
+  double largest = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    if (got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i]))) continue;
+    const double error = std::fabs(got[i] - expected[i]) / scale[i];
+    if (!(error <= largest)) largest = std::isnan(error) ? INFINITY : error;
+  }
+  return largest;
+}
+
+std::vector<double> read_expected(const st::File& file, const std::string& name, std::size_t count) {
+  std::vector<double> values = read_doubles(file, name);
+  if (values.size() != count) wrong_shape(file, file.at(name), fmt::format("[{}], as many as the trace's param", count));
+  return values;
+}
+
+void add_entry(std::vector<st::Entry>& entries, std::vector<std::vector<std::byte>>& storage, const std::string& name,
+               DataType type, const std::vector<double>& values) {
+  std::vector<std::byte> bytes(values.size() * static_cast<std::size_t>(size_in_bytes(type)));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const auto single = static_cast<float>(values[i]);
+    if (type == DataType::float32) {
+      std::memcpy(bytes.data() + i * sizeof single, &single, sizeof single);
+    } else {
+      std::memcpy(bytes.data() + i * sizeof(double), &values[i], sizeof(double));
+    }
+  }
+  storage.push_back(std::move(bytes));
+  entries.push_back({name, type == DataType::float32 ? st::Type::F32 : st::Type::F64,
+                     {static_cast<std::int64_t>(values.size())}, storage.back()});
+}
+
+struct ReplayOptions : RunOptions {
+  std::string trace;
+  std::string out;
+  std::string expect;
+  double tolerance = kStateTolerance;
+};
+
+nlohmann::json to_json(const Comparison& comparison) {
+  nlohmann::json figures = nlohmann::json::array();
+  for (const auto& figure : comparison.figures) {
+    figures.push_back({{"tensor", figure.name},
+                       {"figure", figure.what},
+                       {"value", number(figure.value)},
+                       {"allowed", number(figure.allowed)},
+                       {"passed", figure.passed()}});
+  }
+  return {{"figures", figures}, {"notes", comparison.notes}, {"passed", comparison.passed()}};
+}
+
+bool run(const ReplayOptions& options) {
+  const Method method = options.make_method();
+  const Device device = options.make_device();
+  const Trace trace = read_trace(options.trace);
+  Progress progress("replay");
+  const auto on_step = [&](std::int64_t done, std::int64_t steps) {
+    progress.at(static_cast<double>(done) / static_cast<double>(steps), fmt::format("step {} of {}", done, steps));
+  };
+  const Replayed result = replay(trace, method, device, options.tuning(), options.data_type(), on_step);
+  nlohmann::json report{{"environment", environment()},
+                        {"trace", options.trace},
+                        {"method", name(method)},
+                        {"options", describe(method)},
+                        {"device", name(device)},
+                        {"dtype", options.type},
+                        {"parameters", trace.parameter.size()},
+                        {"steps", trace.steps}};
+  std::optional<Comparison> comparison;
+  if (!options.expect.empty()) {
+    const Replayed path = replay(trace, method, Device::cpu(), options.tuning(), DataType::float64, on_step);
+    comparison = compare(result, path, options.expect, options.tolerance);
+    report["expected"] = options.expect;
+    report["comparison"] = to_json(*comparison);
+  }
+  if (!options.out.empty()) write(options.out, result, method, trace.steps);
+  progress.clear();
+
+  options.emit(report);
+  if (!options.json) {
+    fmt::print("{}: {} steps of {} on {} {} parameters, {}\n  {}\n", options.trace, trace.steps, name(method),
+               trace.parameter.size(), name(options.data_type()), name(device), describe(method));
+    if (comparison) {
+      fmt::print("  against {}\n", options.expect);
+      for (const auto& figure : comparison->figures) {
+        fmt::print("  {:<16} {:<58} {:>11.4g}  allowed {:>10.4g}  {}\n", figure.name, figure.what, figure.value,
+                   figure.allowed, figure.passed() ? "ok" : "FAILED");
+      }
+      for (const std::string& note : comparison->notes) fmt::print("  note: {}\n", note);
+    }
+    if (!options.out.empty()) fmt::print("  written to {}\n", options.out);
+  }
+  return !comparison || comparison->passed();
+}
+
+}  // namespace
+
+Trace read_trace(const std::filesystem::path& path) {
+  const st::File file = st::File::open(path);
+  const st::Entry& parameter = file.at("param");
+  const st::Entry& gradients = file.at("grad");
+  if (parameter.shape.size() != 1) wrong_shape(file, parameter, "[n]");
+  if (gradients.shape.size() != 2 || gradients.shape[1] != parameter.shape[0]) {
+    wrong_shape(file, gradients, fmt::format("[steps, {}], as many columns as param has elements", parameter.shape[0]));
+  }
+  return {read_doubles(file, "param"), read_doubles(file, "grad"), gradients.shape[0]};
+}
+
+Replayed replay(const Trace& trace, const Method& method, Device device, const Tuning& tuning, DataType type,
+                const OnStep& on_step) {
+  return type == DataType::float32 ? replay_as<float>(trace, method, device, tuning, on_step)
+                                   : replay_as<double>(trace, method, device, tuning, on_step);
+}
+
+void write(const std::filesystem::path& path, const Replayed& result, const Method& method, std::int64_t steps) {
+  std::vector<st::Entry> entries;
+  std::vector<std::vector<std::byte>> storage;
+  storage.reserve(result.states.size() + 1);  // entries look into it
+  add_entry(entries, storage, "param", result.type, result.parameter);
+  for (const State& state : result.states) add_entry(entries, storage, state.name, result.type, state.values);
+  st::write(path, entries,
+            {{"method", std::string(name(method))}, {"options", describe(method)}, {"steps", std::to_string(steps)}});
+}
+
+bool Comparison::passed() const {
+  return std::all_of(figures.begin(), figures.end(), [](const Figure& figure) { return figure.passed(); });
+}
+
+Comparison compare(const Replayed& result, const Replayed& path, const std::filesystem::path& expected_path,
+                   double tolerance) {
+  const st::File file = st::File::open(expected_path);
+  const std::size_t n = result.parameter.size();
+  const std::vector<double> expected = read_expected(file, "param", n);
+  Comparison comparison;
+  const bool has_yardstick = file.find("param_f32") != nullptr && file.find("param_path_max") != nullptr;
+  if (has_yardstick && result.type == DataType::float32) {
+    const std::vector<double> pytorch = read_expected(file, "param_f32", n);
+    const std::vector<double> scale = read_expected(file, "param_path_max", n);
+    const auto ours = measure::errors_in_ulps(result.parameter, expected, scale, &measure::ulp_float32);
+    const auto theirs = measure::errors_in_ulps(pytorch, expected, scale, &measure::ulp_float32);
+    comparison.figures.push_back({"param", ours.root_mean_square, kRootMeanSquareRatio * theirs.root_mean_square,
+                                  fmt::format("root mean square, ulps ({:.3f} of the float32 run's {:.4g})",
+                                              ours.root_mean_square / theirs.root_mean_square, theirs.root_mean_square)});
+    comparison.figures.push_back({"param", ours.percentile_99, kPercentile99Ratio * theirs.percentile_99,
+                                  fmt::format("99th percentile, ulps ({:.3f} of the float32 run's {:.4g})",
+                                              ours.percentile_99 / theirs.percentile_99, theirs.percentile_99)});
+    comparison.notes.push_back(fmt::format("param: mean {:.4g}, largest {:.4g} ulps, at element {}; the float32 run's "
+                                           "largest is {:.4g}",
+                                           ours.mean, ours.largest, ours.largest_at, theirs.largest));
+  } else {
+    std::vector<double> scale(n);
+    for (std::size_t i = 0; i < n; ++i) scale[i] = std::max(std::fabs(expected[i]), std::fabs(result.initial[i]));
+    comparison.figures.push_back({"param", largest_relative(result.parameter, expected, scale), tolerance,
+                                  "largest error relative to the initial or final value"});
+  }
+  for (std::size_t slot = 0; slot < result.states.size(); ++slot) {
+    const State& state = result.states[slot];
+    if (file.find(state.name) == nullptr) {
+      comparison.notes.push_back(fmt::format("{}: not in the file", state.name));
+      continue;
+    }
+    const std::vector<double> values = read_expected(file, state.name, n);
+    std::vector<double> strict(n);
+    std::vector<double> scale(n);
+    for (std::size_t i = 0; i < n; ++i) {
+      const double g = result.largest_gradient[i];
+      strict[i] = std::max(std::fabs(values[i]), is_squared(state.name) ? g * g : g);
+      scale[i] = std::max(strict[i], path.states[slot].largest[i]);
+    }
+    comparison.figures.push_back({state.name, largest_relative(state.values, values, scale), tolerance,
+                                  "largest error relative to largest |state| or |gradient|"});
+    comparison.notes.push_back(fmt::format("{}: relative to the last |state| or the largest |gradient| {:.2g}",
+                                           state.name, largest_relative(state.values, values, strict)));
+  }
+  for (const st::Entry& entry : file.entries()) {
+    const bool known = entry.name.starts_with("param") ||
+                       std::any_of(result.states.begin(), result.states.end(),
+                                   [&](const State& state) { return state.name == entry.name; });
+    if (!known) {
+      comparison.figures.push_back({entry.name, INFINITY, tolerance, "a state that this method and variant does not have"});
+    }
+  }
+  return comparison;
+}
+
+Command add_replay(CLI::App& program) {
+  CLI::App* app = program.add_subcommand(
+      "replay", "Apply a trace of gradients and write where the method ends, or hold that against a file");
+  auto options = std::make_shared<ReplayOptions>();
+  app->add_option("trace", options->trace, "safetensors file with `param` [n] and `grad` [steps, n]")
+      ->required()
+      ->type_name("TRACE.safetensors");
+  app->add_option("--method", options->method, "gradient_descent, momentum, rmsprop, adam or adamw")->required();
+  app->add_option("--out", options->out, "write `param` and the states here, as safetensors")->type_name("FILE");
+  app->add_option("--expect", options->expect,
+                  "compare with this safetensors file: by the yardstick of a float32 run when it has `param_f32` and "
+                  "`param_path_max`, else by --tolerance")
+      ->type_name("FILE");
+  app->add_option("--tolerance", options->tolerance, "largest relative error allowed; 0 asks for equal values")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  options->add_to(*app);
+  return {app, [options] { return run(*options); }};
+}
+
+}  // namespace adamant::tools

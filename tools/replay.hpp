@@ -1,0 +1,64 @@
+// Replays a trace of gradients through a method and holds the result against a file.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "adamant/adamant.hpp"
+#include "host/measure.hpp"
+
+namespace adamant::tools {
+
+// Gradients of one parameter array over several steps, as a safetensors file holds them: `param` [n] and `grad`
+// [steps, n], both F32 or F64. The elements are kept as doubles, which hold both exactly.
+struct Trace {
+  std::vector<double> parameter;
+  std::vector<double> gradients;  // steps * n
+  std::int64_t steps = 0;
+};
+
+// Throws std::runtime_error naming file, tensor and what is wrong.
+Trace read_trace(const std::filesystem::path& path);
+
+struct State {
+  std::string name;
+  std::vector<double> values;
+  std::vector<double> largest;  // largest |value| it has had
+};
+
+struct Replayed {
+  DataType type;
+  std::vector<double> initial;
+  std::vector<double> parameter;
+  std::vector<double> largest_gradient;
+  std::vector<State> states;
+};
+
+using OnStep = std::function<void(std::int64_t done, std::int64_t steps)>;
+Replayed replay(const Trace& trace, const Method& method, Device device, const Tuning& tuning, DataType type,
+                const OnStep& on_step);
+
+// Writes `param` and the states under PyTorch's names, in the type they have.
+void write(const std::filesystem::path& path, const Replayed& result, const Method& method, std::int64_t steps);
+
+struct Comparison {
+  struct Figure {
+    std::string name;   // "param", or a state
+    double value;       // what was measured
+    double allowed;     // and what it may be at most
+    std::string what;   // "root mean square, ulps", ...
+    bool passed() const { return value <= allowed; }
+  };
+  std::vector<Figure> figures;
+  std::vector<std::string> notes;
+  bool passed() const;
+};
+
+// Holds a result against a file. When the file has `param_f32` and `param_path_max` it is a float64 run with a float32
+// run as yardstick, and the yardstick applies to float32 results; otherwise, and for states, `tolerance` does, relative to
+// what the element has been at its largest. `path` is the same replay in float64, from which that is known.
+Comparison compare(const Replayed& result, const Replayed& path, const std::filesystem::path& expected, double tolerance);
+
+}  // namespace adamant::tools

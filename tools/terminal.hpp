@@ -1,0 +1,36 @@
+// Progress of long work, and JSON results.
+#pragma once
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace adamant::tools {
+
+// A line on standard error that says how far the work is, once it has taken two seconds and only on a terminal.
+class Progress {
+ public:
+  explicit Progress(std::string what);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+  // `fraction` from 0 to 1; `detail` says what is being done.
+  void at(double fraction, const std::string& detail = {});
+  // Takes the line away, before something else is printed.
+  void clear();
+
+ private:
+  std::string what_;
+  std::chrono::steady_clock::time_point start_;
+  std::chrono::steady_clock::time_point last_;
+  bool terminal_;
+  bool shown_ = false;
+};
+
+// A number for JSON, which has no NaN and no infinity: those become text.
+nlohmann::json number(double value);
+
+// What ran: version, compiler, SIMD levels.
+nlohmann::json environment();
+
+}  // namespace adamant::tools
