@@ -22,6 +22,14 @@ using host::quoted;
 using host::to_text;
 
 constexpr std::int64_t kStateAlignment = 256;
+// Streams at the same offset in a page, a power of two apart, evict each other from the first-level cache of AMD's Zen,
+// which picks a line's way by a hash of address bits 12 to 27: two states 2^28 bytes apart ran at a third of the
+// memory's rate. So the states of a large tensor begin at different offsets in a page, and at none where a parameter
+// would begin.
+constexpr std::int64_t kStaggeredFrom = std::int64_t{1} << 20;
+constexpr std::uintptr_t kPage = 4096;
+constexpr std::uintptr_t page_offset(int slot) { return (512 + 1024 * static_cast<std::uintptr_t>(slot)) % kPage; }
+
 constexpr std::int64_t kDefaultTile = 16 * kChunk;
 
 constexpr std::int64_t aligned_bytes(std::int64_t bytes) {
@@ -46,28 +54,29 @@ Buffer buffer_of(const ConstArray& array) {
 
 // Everything about an array that can be wrong by itself.
 void check_array(std::string_view tensor, std::string_view field, const ConstArray& array) {
-  const std::string where = of_tensor(tensor) + std::string(field) + ": ";
+  const auto where = [&] { return of_tensor(tensor) + std::string(field) + ": "; };  // allocates: only for a mistake
   if (array.type() > DataType::float64) {
-    refuse(where + "unknown data type " + to_text(static_cast<int>(array.type())) + "; there are float32 and float64");
+    refuse(where() + "unknown data type " + to_text(static_cast<int>(array.type())) +
+           "; there are float32 and float64");
   }
   const std::int64_t size = size_in_bytes(array.type());
   const std::int64_t most = std::numeric_limits<std::ptrdiff_t>::max() / size;
-  if (array.count() < 0) refuse(where + "the count is negative or beyond 2^63 - 1; allowed: 0 to " + to_text(most));
+  if (array.count() < 0) refuse(where() + "the count is negative or beyond 2^63 - 1; allowed: 0 to " + to_text(most));
   if (array.count() > most) {
-    refuse(where + "count " + to_text(array.count()) + " of " + std::string(name(array.type())) +
+    refuse(where() + "count " + to_text(array.count()) + " of " + std::string(name(array.type())) +
            " does not fit the address space; allowed: 0 to " + to_text(most));
   }
   if (array.count() == 0) return;
   if (array.data() == nullptr) {
-    refuse(where + "null pointer with count " + to_text(array.count()) + "; only an empty tensor may have one");
+    refuse(where() + "null pointer with count " + to_text(array.count()) + "; only an empty tensor may have one");
   }
   const auto address = reinterpret_cast<std::uintptr_t>(array.data());
   if (address % static_cast<std::uintptr_t>(size) != 0) {
-    refuse(where + "address " + to_text(address) + " is not aligned to the " + to_text(size) + " bytes of a " +
+    refuse(where() + "address " + to_text(address) + " is not aligned to the " + to_text(size) + " bytes of a " +
            std::string(name(array.type())));
   }
   if (address + static_cast<std::uintptr_t>(array.count() * size) < address) {
-    refuse(where + "count " + to_text(array.count()) + " runs past the end of the address space");
+    refuse(where() + "count " + to_text(array.count()) + " runs past the end of the address space");
   }
 }
 
@@ -102,7 +111,11 @@ struct Record {
 // Ids of tensors count up from 0 in the order they are added and are also the slots of their step counts.
 struct Optimizer::Impl {
   Impl(Method method, Device on_device, Tuning with)
-      : device(on_device), tuning(with), rule(host::rule_index(method)), state_names(adamant::state_names(method)), groups{method} {}
+      : device(on_device),
+        tuning(with),
+        rule(host::rule_index(method)),
+        state_names(adamant::state_names(method)),
+        groups{method} {}
 
   const Device device;
   Tuning tuning;
@@ -114,7 +127,7 @@ struct Optimizer::Impl {
   std::map<std::int64_t, Record> tensors;
   std::map<std::string, std::int64_t, std::less<>> names;
   std::map<std::uintptr_t, std::uintptr_t> parameters;  // begin and end of each, disjoint, none empty
-  std::vector<Gradient> gradients;  // by id; a scan of them is a scan of contiguous memory
+  std::vector<Gradient> gradients;                      // by id; a scan of them is a scan of contiguous memory
   std::int64_t next_id = 0;
   bool prepared = true;
 
@@ -151,7 +164,8 @@ struct Optimizer::Impl {
     const auto candidate = std::prev(after);
     if (!buffer.overlaps({candidate->first, candidate->second})) return nullptr;
     for (const auto& [id, tensor] : tensors) {
-      if (tensor.spec.parameter.count() > 0 && buffer_of(tensor.spec.parameter).begin == candidate->first) return &tensor;
+      if (tensor.spec.parameter.count() > 0 && buffer_of(tensor.spec.parameter).begin == candidate->first)
+        return &tensor;
     }
     return nullptr;
   }
@@ -180,8 +194,17 @@ struct Optimizer::Impl {
 
   int slots() const { return static_cast<int>(state_names.size()); }
 
+  // Room for one state of a tensor.
   std::int64_t slot_bytes(const Record& tensor) const {
-    return aligned_bytes(tensor.spec.parameter.count() * size_in_bytes(host::state_type(tensor.storage)));
+    const std::int64_t bytes =
+        aligned_bytes(tensor.spec.parameter.count() * size_in_bytes(host::state_type(tensor.storage)));
+    return bytes >= kStaggeredFrom ? bytes + static_cast<std::int64_t>(kPage) : bytes;
+  }
+
+  // Where in that room the state begins.
+  std::byte* place_slot(const Record& tensor, int slot, std::byte* room) const {
+    if (slot_bytes(tensor) < kStaggeredFrom) return room;
+    return room + (page_offset(slot) - reinterpret_cast<std::uintptr_t>(room)) % kPage;
   }
 
   void set_options(GroupId group, const Method& options, Stream stream) {
@@ -214,7 +237,9 @@ struct Optimizer::Impl {
       row.group = static_cast<std::int32_t>(tensor.spec.group);
       row.storage = tensor.storage;
       if (!tensor.block && block && slot_bytes(tensor) > 0) {
-        for (int slot = 0; slot < slots(); ++slot, offset += slot_bytes(tensor)) tensor.state[slot] = block.get() + offset;
+        for (int slot = 0; slot < slots(); ++slot, offset += slot_bytes(tensor)) {
+          tensor.state[slot] = place_slot(tensor, slot, block.get() + offset);
+        }
         placed.push_back(&tensor);
       }
       std::copy(std::begin(tensor.state), std::end(tensor.state), std::begin(row.state));
@@ -230,7 +255,8 @@ struct Optimizer::Impl {
 
 Optimizer::Optimizer(Method method, Device device, Tuning tuning) {
   validate(method);
-  if (tuning.threads < 0) refuse("tuning: threads = " + to_text(tuning.threads) + "; allowed: 0 (as many as there are) or more");
+  if (tuning.threads < 0)
+    refuse("tuning: threads = " + to_text(tuning.threads) + "; allowed: 0 (as many as there are) or more");
   if (tuning.tile < 0 || tuning.tile % kChunk != 0) {
     refuse("tuning: tile = " + to_text(tuning.tile) + "; allowed: 0 (chosen) or a multiple of " + to_text(kChunk));
   }
@@ -241,9 +267,9 @@ Optimizer::Optimizer(Method method, Device device, Tuning tuning) {
   std::unique_ptr<kernels::Backend> backend;
   if (device.kind == Device::Kind::cpu) {
     const std::vector<host::UpdateTable> tables = host::update_tables();
-    const auto table = tuning.simd ? std::find_if(tables.begin(), tables.end(),
-                                                  [&](const auto& t) { return t.level == *tuning.simd; })
-                                   : std::prev(tables.end());
+    const auto table =
+        tuning.simd ? std::find_if(tables.begin(), tables.end(), [&](const auto& t) { return t.level == *tuning.simd; })
+                    : std::prev(tables.end());
     if (table == tables.end()) {
       std::vector<std::string> names;
       for (const SimdLevel level : simd_levels()) names.emplace_back(name(level));
