@@ -1,6 +1,6 @@
-// Every variant is one instance of the loop in move(): a vector is loaded from each stream, the read-only one times zero
-// is added to the others, and they are stored where they came from. The values stay, so the optimizer's own buffers can be
-// used; the compiler cannot know that the factor is zero.
+// Every variant is one instance of the loop in move(): a vector is loaded from each stream, the read-only one times
+// zero is added to the others, and they are stored where they came from. The values stay, so the optimizer's own
+// buffers can be used; the compiler cannot know that the factor is zero.
 #include "bench/cpu_ceiling.hpp"
 
 #include <omp.h>

@@ -1,5 +1,5 @@
-// The ceiling that an update is measured against: kernels that read and write as many streams in the same mix and compute
-// next to nothing. They share nothing with the update.
+// The ceiling that an update is measured against: kernels that read and write as many streams in the same mix and
+// compute next to nothing. They share nothing with the update.
 #pragma once
 
 #include <cstdint>

@@ -40,8 +40,8 @@ int batch_for(const std::function<void()>& run) {
 struct Buffer {
   explicit Buffer(std::int64_t bytes)
       : size(static_cast<std::size_t>(bytes)),
-        data(static_cast<float*>(::operator new(size, std::align_val_t{kAlignment}))) {}
-  ~Buffer() { ::operator delete(data, std::align_val_t{kAlignment}); }
+        data(static_cast<float*>(::operator new (size, std::align_val_t{kAlignment}))) {}
+  ~Buffer() { ::operator delete (data, std::align_val_t{kAlignment}); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   static constexpr std::size_t kAlignment = std::size_t{1} << 21;
@@ -72,7 +72,8 @@ double Times::median() const { return quantile(seconds, 0.5); }
 double Times::spread() const { return 0.5 * (quantile(seconds, 0.75) - quantile(seconds, 0.25)) / median(); }
 
 std::int64_t bytes_needed(const Request& request) {
-  return request.count * size_in_bytes(request.type) * (2 + static_cast<std::int64_t>(state_names(request.method).size()));
+  return request.count * size_in_bytes(request.type) *
+         (2 + static_cast<std::int64_t>(state_names(request.method).size()));
 }
 
 Throughput measure(const Request& request, const std::function<void(double)>& progress) {
@@ -113,10 +114,9 @@ Throughput measure(const Request& request, const std::function<void(double)>& pr
     candidates.push_back({&variant, std::min(seconds_of(batch, run), seconds_of(batch, run)), {}});
     progress(0.3 * static_cast<double>(candidates.size()) / static_cast<double>(variants.size()));
   }
-  const double fastest =
-      std::min_element(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) {
-        return a.first_look < b.first_look;
-      })->first_look;
+  const double fastest = std::min_element(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) {
+                           return a.first_look < b.first_look;
+                         })->first_look;
   if (!request.sweep_all) {
     std::erase_if(candidates, [&](const Candidate& c) { return c.first_look > kWorthMeasuring * fastest; });
   }
@@ -130,9 +130,8 @@ Throughput measure(const Request& request, const std::function<void(double)>& pr
     }
     progress(0.3 + 0.7 * (repetition + 1) / request.repetitions);
   }
-  const auto best = std::min_element(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) {
-    return a.times.median() < b.times.median();
-  });
+  const auto best = std::min_element(candidates.begin(), candidates.end(),
+                                     [](const auto& a, const auto& b) { return a.times.median() < b.times.median(); });
   result.count = request.count;
   result.streams_written = static_cast<int>(read_write.size());
   result.streams_read = result.streams_written + 1;

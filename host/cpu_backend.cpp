@@ -1,4 +1,5 @@
-// The CPU backend: tiles shared out among OpenMP threads, each in the same floating-point environment.
+// The CPU backend: tiles shared out among OpenMP threads, each in the same floating-point environment. A guard stands
+// around every call of the OpenMP runtime too, because LLVM's computes when it starts and clears the caller's flags.
 #include "host/cpu_backend.hpp"
 
 #include <omp.h>
@@ -80,6 +81,7 @@ class CpuBackend final : public kernels::Backend {
   std::int64_t step_count(std::int64_t slot) const override { return step_counts_[static_cast<std::size_t>(slot)]; }
 
   void step(Stream /*stream*/) override {
+    const FloatingPointGuard guard_of_caller;
     compute_scalars();
     for (const TileRange& range : plan_.ranges) {
 #pragma omp parallel num_threads(threads_) if (elements_ >= kWorthThreads)
@@ -95,6 +97,7 @@ class CpuBackend final : public kernels::Backend {
   }
 
   void zero(void* data, std::int64_t bytes, Stream /*stream*/) override {
+    const FloatingPointGuard guard;
     auto* const begin = static_cast<std::byte*>(data);
 #pragma omp parallel for schedule(static) num_threads(threads_) if (bytes > kClearPiece)
     for (std::int64_t at = 0; at < bytes; at += kClearPiece) {
@@ -105,7 +108,6 @@ class CpuBackend final : public kernels::Backend {
  private:
   // Tensors in a row that follow the same options and have taken as many steps share their scalars: usually all do.
   void compute_scalars() {
-    const FloatingPointGuard guard;
     std::int64_t last = -1;
     for (std::size_t i = 0; i < plan_.rows.size(); ++i) {
       const kernels::TensorRow& row = plan_.rows[i];
@@ -148,7 +150,10 @@ class CpuBackend final : public kernels::Backend {
 
 }  // namespace
 
-int default_threads() { return omp_get_max_threads(); }
+int default_threads() {
+  const FloatingPointGuard guard;
+  return omp_get_max_threads();
+}
 
 std::unique_ptr<kernels::Backend> make_cpu_backend(int rule, UpdateTable updates, int threads) {
   return std::make_unique<CpuBackend>(rule, updates, threads);

@@ -7,12 +7,15 @@
 
 namespace adamant::kernels {
 
-// CPUs hand on the NaN they were given and GPUs make their own: storing one pattern keeps the bits the same. The pattern
-// is a constant because a call to quiet_NaN() is not for devices and leaves a weak symbol in a build without optimisation.
+// CPUs hand on the NaN they were given and GPUs make their own: storing one pattern keeps the bits the same. It is a
+// constant of its own because device code may not call quiet_NaN(), and a call leaves a weak symbol where nothing is
+// optimised.
+template <typename Real>
+inline constexpr Real kCanonicalNan = std::numeric_limits<Real>::quiet_NaN();
+
 template <typename Real>
 ADAMANT_HOST_DEVICE Real canonical(Real x) {
-  constexpr Real kNan = std::numeric_limits<Real>::quiet_NaN();
-  return x != x ? kNan : x;
+  return x != x ? Real{kCanonicalNan<Real>} : x;
 }
 
 template <typename Rule, typename Real>

@@ -1,6 +1,5 @@
 // `adamant bench`: the throughput of every method over a range of sizes, beside the same-mix ceiling of the same run.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <memory>
@@ -19,13 +18,8 @@ namespace {
 struct BenchOptions : RunOptions {
   std::vector<std::int64_t> sizes{1 << 16, 1 << 20, 1 << 24, 1 << 26};
   int repetitions = 15;
+  double pin_rate = 0;  // GB/s; 0: not known
 };
-
-std::int64_t memory_available() {
-  return static_cast<std::int64_t>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<std::int64_t>(sysconf(_SC_PAGESIZE));
-}
-
-constexpr double kGibi = 1.0 / (1 << 30);
 
 nlohmann::json to_json(std::string_view method, const bench::Throughput& result) {
   return {{"method", method},
@@ -46,7 +40,8 @@ nlohmann::json to_json(std::string_view method, const bench::Throughput& result)
 }
 
 bool run(const BenchOptions& options) {
-  if (options.make_device().kind != Device::Kind::cpu) Optimizer(GradientDescent{}, options.make_device());
+  check_output("--json-file", options.json_file);
+  options.check_machine();
   std::vector<Method> methods;
   if (options.method == "all") {
     if (!options.options.empty()) throw std::invalid_argument("adamant: --option needs one --method");
@@ -54,13 +49,19 @@ bool run(const BenchOptions& options) {
   } else {
     methods.push_back(options.make_method());
   }
-  nlohmann::json report{{"environment", environment()}, {"dtype", options.type}, {"results", nlohmann::json::array()}};
+  nlohmann::json report{
+      {"environment", environment()},
+      {"dtype", options.type},
+      {"pin_rate_gigabytes_per_second", options.pin_rate > 0 ? nlohmann::json(options.pin_rate) : nlohmann::json()},
+      {"results", nlohmann::json::array()}};
   if (!options.json) {
-    fmt::print("One fused step on the CPU, {} parameters, median of {} runs, beside a kernel that only moves the same\n"
-               "streams in the same read:write mix (the best of a sweep, in the same run, on the same buffers).\n\n",
-               name(options.data_type()), options.repetitions);
+    fmt::print(
+        "One fused step on the CPU, {} parameters, median of {} runs, beside a kernel that only moves the same\n"
+        "streams in the same read:write mix (the best of a sweep, in the same run, on the same buffers).\n\n",
+        name(options.data_type()), options.repetitions);
     fmt::print("{:<17} {:>12} {:>8} {:>10} {:>7} {:>8} {:>10} {:>10}  {}\n", "method", "parameters", "bytes/p", "ms",
-               "spread", "GB/s", "ceiling", "% ceiling", "best ceiling variant");
+               "spread", "GB/s", "ceiling", "% ceiling",
+               options.pin_rate > 0 ? "% pin rate, best ceiling variant" : "best ceiling variant");
   }
   Progress progress("bench");
   const auto total = static_cast<double>(methods.size() * options.sizes.size());
@@ -75,8 +76,8 @@ bool run(const BenchOptions& options) {
       const std::string label = fmt::format("{} at {}", name(method), count);
       const std::int64_t needed = bench::bytes_needed(request);
       if (needed > memory_available()) {
-        fmt::print(stderr, "adamant: {} needs {:.1f} GiB and {:.1f} GiB are free; left out\n", label,
-                   static_cast<double>(needed) * kGibi, static_cast<double>(memory_available()) * kGibi);
+        fmt::print(stderr, "adamant: {} needs {} and {} are free; left out\n", label, gibibytes(needed),
+                   gibibytes(memory_available()));
         report["left_out"].push_back({{"method", name(method)}, {"count", count}, {"bytes_needed", needed}});
         continue;
       }
@@ -86,10 +87,14 @@ bool run(const BenchOptions& options) {
       report["results"].push_back(to_json(name(method), result));
       if (!options.json) {
         progress.clear();
-        fmt::print("{:<17} {:>12} {:>8} {:>10.4f} {:>6.1f}% {:>8.2f} {:>10.2f} {:>9.1f}%  {}\n", name(method), count,
+        fmt::print("{:<17} {:>12} {:>8} {:>10.4f} {:>6.1f}% {:>8.2f} {:>10.2f} {:>9.1f}%  {}{}\n", name(method), count,
                    result.bytes_per_parameter, 1e3 * result.update.median(), 100 * result.update.spread(),
                    result.update_gigabytes_per_second(), result.ceiling_gigabytes_per_second(),
-                   100 * result.fraction_of_ceiling(), result.ceiling_variant);
+                   100 * result.fraction_of_ceiling(),
+                   options.pin_rate > 0
+                       ? fmt::format("{:.1f}%, ", 100 * result.update_gigabytes_per_second() / options.pin_rate)
+                       : "",
+                   result.ceiling_variant);
       }
     }
   }
@@ -108,10 +113,14 @@ Command add_bench(CLI::App& program) {
   app->add_option("--sizes", options->sizes, "numbers of parameters, separated by commas")
       ->delimiter(',')
       ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
+      ->check(whole_number(1, std::uint64_t{1} << 40));
   app->add_option("--repetitions", options->repetitions, "timed runs of each")
       ->capture_default_str()
-      ->check(CLI::Range(1, 10000));
+      ->check(whole_number(1, 10000));
+  app->add_option(
+         "--pin-rate", options->pin_rate,
+         "GB/s that the memory's pins carry at most, to print the percentage of it too: a weak ceiling flatters")
+      ->check(CLI::PositiveNumber);
   options->add_to(*app);
   return {app, [options] { return run(*options); }};
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <optional>
 
@@ -118,7 +119,8 @@ struct Row {
 template <typename Real>
 Inputs inputs_of(const std::vector<Real>& parameter, const std::vector<std::vector<Real>>& states,
                  const std::vector<Real>& gradient, std::int64_t step, std::size_t i) {
-  Inputs inputs{step, static_cast<std::int64_t>(i), static_cast<double>(parameter[i]), static_cast<double>(gradient[i]), {}};
+  Inputs inputs{
+      step, static_cast<std::int64_t>(i), static_cast<double>(parameter[i]), static_cast<double>(gradient[i]), {}};
   for (const auto& state : states) inputs.states.push_back(static_cast<double>(state[i]));
   return inputs;
 }
@@ -164,7 +166,8 @@ class Comparer {
       std::vector<std::vector<Real>> states;
       for (const auto& state : contestants_[0]->states) states.emplace_back(state.begin(), state.end());
       for (auto& contestant : contestants_) contestant->optimizer.step();
-      for (std::size_t i = 1; i < contestants_.size(); ++i) compare_bits(rows_[i - 1], *contestants_[i], parameter, states, step);
+      for (std::size_t i = 1; i < contestants_.size(); ++i)
+        compare_bits(rows_[i - 1], *contestants_[i], parameter, states, step);
       compare_reference(against_reference, parameter, states, step);
       tick();
     }
@@ -179,7 +182,8 @@ class Comparer {
       const Optimizer probe(GradientDescent{}, device, tuning);
       label += fmt::format(" {} {} threads", name(probe.simd()), probe.threads());
     }
-    contestants_.push_back(std::make_unique<Contestant<Real>>(std::move(label), method_, device, tuning, initial, gradient_));
+    contestants_.push_back(
+        std::make_unique<Contestant<Real>>(std::move(label), method_, device, tuning, initial, gradient_));
   }
 
   void compare_bits(Row& row, const Contestant<Real>& other, const std::vector<Real>& parameter,
@@ -192,8 +196,8 @@ class Comparer {
       }
       if (difference.mismatches == 0) return;
       for (std::size_t i = 0; i < left.size(); ++i) {
-        const double ulps = std::fabs(static_cast<double>(left[i]) - static_cast<double>(right[i])) /
-                            ulp(static_cast<double>(left[i]));
+        const double ulps =
+            std::fabs(static_cast<double>(left[i]) - static_cast<double>(right[i])) / ulp(static_cast<double>(left[i]));
         row.largest_ulps = std::max(row.largest_ulps, ulps);
         row.mean_ulps += ulps / (static_cast<double>(left.size()) * static_cast<double>(options_.steps));
       }
@@ -255,28 +259,43 @@ nlohmann::json to_json(const Row& row) {
                       {"passed", row.passed()}};
   if (row.of_bound) json["largest_part_of_bound"] = number(*row.of_bound);
   if (row.first) {
+    nlohmann::json states = nlohmann::json::array();
+    for (const double state : row.first->states) states.push_back(number(state));
     json[row.of_bound ? "largest_error_inputs" : "first_difference"] = {{"step", row.first->step},
                                                                         {"element", row.first->element},
                                                                         {"parameter", number(row.first->parameter)},
                                                                         {"gradient", number(row.first->gradient)},
-                                                                        {"states", row.first->states}};
+                                                                        {"states", states}};
   }
   return json;
 }
 
+// Throws std::invalid_argument, with what is needed, when memory does not hold the arrays of a case.
+void check_memory(const Case& to_run, const CompareOptions& options) {
+  const Method method = make_method(to_run.method, {to_run.options.begin(), to_run.options.end()});
+  const auto contestants = static_cast<std::int64_t>(simd_levels().size()) + 1;
+  const auto arrays = static_cast<std::int64_t>(state_names(method).size()) + 1;
+  const std::int64_t needed = options.count * size_in_bytes(options.data_type()) * ((contestants + 1) * arrays + 2);
+  if (needed > memory_available()) {
+    throw std::invalid_argument(fmt::format("adamant: compare: {} at --count {} needs {} and {} are free",
+                                            to_run.method, options.count, gibibytes(needed),
+                                            gibibytes(memory_available())));
+  }
+}
+
 bool run(const CompareOptions& options) {
+  check_output("--json-file", options.json_file);
+  options.check_machine();
   const std::vector<Case> cases = cases_of(options);
+  for (const Case& to_run : cases) check_memory(to_run, options);
   Progress progress("compare");
-  nlohmann::json report{{"environment", environment()},
-                        {"dtype", options.type},
-                        {"count", options.count},
-                        {"steps", options.steps},
-                        {"seed", options.seed},
-                        {"rows", nlohmann::json::array()}};
+  nlohmann::json report{{"environment", environment()}, {"dtype", options.type}, {"count", options.count},
+                        {"steps", options.steps},       {"seed", options.seed},  {"rows", nlohmann::json::array()}};
   if (!options.json) {
-    fmt::print("{} steps of {} {} parameters, seed {}. Two runs agree when no bit differs; with the textbook reference each\n"
-               "step agrees when its error, beyond half an ulp of the parameter, is within the promised bound (100 %).\n\n",
-               options.steps, options.count, name(options.data_type()), options.seed);
+    fmt::print(
+        "{} steps of {} {} parameters, seed {}. Two runs agree when no bit differs; with the textbook reference each\n"
+        "step agrees when its error, beyond half an ulp of the parameter, is within the promised bound (100 %).\n\n",
+        options.steps, options.count, name(options.data_type()), options.seed);
     fmt::print("{:<58} {:<24} {:<24} {:>10} {:>9} {:>9} {:>8}\n", "method", "left", "right", "mismatches", "max ulp",
                "mean ulp", "% bound");
   }
@@ -286,8 +305,9 @@ bool run(const CompareOptions& options) {
     const auto tick = [&] {
       progress.at(++done / static_cast<double>(cases.size() * static_cast<std::size_t>(options.steps)), to_run.method);
     };
-    const std::vector<Row> rows = options.data_type() == DataType::float32 ? Comparer<float>(to_run, options).run(tick)
-                                                                           : Comparer<double>(to_run, options).run(tick);
+    const std::vector<Row> rows = options.data_type() == DataType::float32
+                                      ? Comparer<float>(to_run, options).run(tick)
+                                      : Comparer<double>(to_run, options).run(tick);
     progress.clear();
     for (const Row& row : rows) {
       passed = passed && row.passed();
@@ -296,7 +316,8 @@ bool run(const CompareOptions& options) {
       fmt::print("{:<58} {:<24} {:<24} {:>10} {:>9.3g} {:>9.3g} {:>8} {}\n", row.method, row.left, row.right,
                  row.of_bound ? "-" : fmt::format("{}", row.mismatches), row.largest_ulps, row.mean_ulps,
                  row.of_bound ? fmt::format("{:.0f} %", 100 * *row.of_bound) : "-", row.passed() ? "ok" : "FAILED");
-      if (!row.passed() && row.first) fmt::print("    {} {}\n", row.of_bound ? "worst at" : "first at", to_text(*row.first));
+      if (!row.passed() && row.first)
+        fmt::print("    {} {}\n", row.of_bound ? "worst at" : "first at", to_text(*row.first));
     }
   }
   report["passed"] = passed;
@@ -308,17 +329,20 @@ bool run(const CompareOptions& options) {
 
 Command add_compare(CLI::App& program) {
   CLI::App* app = program.add_subcommand(
-      "compare", "Hold a method's backends and instruction sets against each other, and against the textbook reference");
+      "compare",
+      "Hold a method's backends and instruction sets against each other, and against the textbook reference");
   auto options = std::make_shared<CompareOptions>();
   options->method = "all";
   app->add_option("--method", options->method, "a method, or all with their variants")->capture_default_str();
   app->add_option("--count", options->count, "parameters")
       ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 32));
+      ->check(whole_number(0, std::uint64_t{1} << 40));
   app->add_option("--steps", options->steps, "steps")
       ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 32));
-  app->add_option("--seed", options->seed, "of the parameters and gradients")->capture_default_str();
+      ->check(whole_number(1, std::uint64_t{1} << 40));
+  app->add_option("--seed", options->seed, "of the parameters and gradients")
+      ->capture_default_str()
+      ->check(whole_number(0, std::numeric_limits<std::uint64_t>::max()));
   options->add_to(*app);
   return {app, [options] { return run(*options); }};
 }

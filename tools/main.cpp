@@ -1,9 +1,13 @@
-// The program `adamant`. Exit code 0: all went well; 1: a comparison failed; 2: it was used wrongly, or what it was given
-// could not be read or written.
+// The program `adamant`. Exit code 0: all went well; 1: a comparison failed; 2: it was used wrongly, or what it was
+// given could not be read or written.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstdio>
 #include <exception>
+#include <string>
+#include <system_error>
 #include <vector>
 
 #include "tools/commands.hpp"
@@ -13,24 +17,38 @@ namespace {
 constexpr int kComparisonFailed = 1;
 constexpr int kBadUsage = 2;
 
+// One line that says what is wrong with the command line.
+std::string failure(const CLI::App* program, const CLI::Error& error) {
+  std::string what = error.what();
+  const std::vector<std::string> words = program->remaining();
+  if (program->get_subcommands().empty() && !words.empty()) {
+    what = fmt::format("there is no subcommand \"{}\"; there are bench, compare and replay", words.front());
+  }
+  return fmt::format("adamant: {} (--help says more)\n", what);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
   CLI::App program("Fused optimizer steps: measure them, hold them against a reference, replay traces through them.",
                    "adamant");
   program.set_version_flag("--version", ADAMANT_VERSION);
+  program.failure_message(failure);
   program.require_subcommand(1);
   program.footer("Exit code: 0 all went well, 1 a comparison failed, 2 bad usage or unreadable input.");
-  const std::vector<adamant::tools::Command> commands{adamant::tools::add_bench(program),
-                                                      adamant::tools::add_compare(program),
-                                                      adamant::tools::add_replay(program)};
+  const std::vector<adamant::tools::Command> commands{
+      adamant::tools::add_bench(program), adamant::tools::add_compare(program), adamant::tools::add_replay(program)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return program.exit(error) == 0 ? 0 : kBadUsage;
   }
   for (const auto& command : commands) {
-    if (command.app->parsed()) return command.run() ? 0 : kComparisonFailed;
+    if (!command.app->parsed()) continue;
+    const bool passed = command.run();
+    if (std::fflush(stdout) != 0)
+      throw std::system_error(errno, std::generic_category(), "adamant: cannot write the result");
+    return passed ? 0 : kComparisonFailed;
   }
   return kBadUsage;
 } catch (const std::bad_alloc&) {

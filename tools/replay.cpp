@@ -54,7 +54,12 @@ Replayed replay_as(const Trace& trace, const Method& method, Device device, cons
   std::vector<Real> parameter(n);
   std::vector<Real> gradient(n);
   for (std::size_t i = 0; i < n; ++i) parameter[i] = static_cast<Real>(trace.parameter[i]);
-  Replayed result{detail::kDataType<Real>, {parameter.begin(), parameter.end()}, {}, std::vector<double>(n), {}};
+  Replayed result{detail::kDataType<Real>,
+                  {parameter.begin(), parameter.end()},
+                  {},
+                  std::vector<double>(n),
+                  std::vector<double>(n),
+                  {}};
 
   Optimizer optimizer(method, device, tuning);
   const TensorId tensor =
@@ -64,6 +69,10 @@ Replayed replay_as(const Trace& trace, const Method& method, Device device, cons
     views.push_back(optimizer.state(tensor, name).template as<Real>());
     result.states.push_back({name, {}, std::vector<double>(n)});
   }
+  const auto note_parameters = [&] {
+    for (std::size_t i = 0; i < n; ++i) note_largest(result.largest_parameter, i, static_cast<double>(parameter[i]));
+  };
+  note_parameters();
   for (std::int64_t step = 0; step < trace.steps; ++step) {
     const double* row = trace.gradients.data() + static_cast<std::size_t>(step) * n;
     for (std::size_t i = 0; i < n; ++i) {
@@ -71,22 +80,25 @@ Replayed replay_as(const Trace& trace, const Method& method, Device device, cons
       note_largest(result.largest_gradient, i, row[i]);
     }
     optimizer.step();
+    note_parameters();
     for (std::size_t slot = 0; slot < views.size(); ++slot) {
-      for (std::size_t i = 0; i < n; ++i) note_largest(result.states[slot].largest, i, static_cast<double>(views[slot][i]));
+      for (std::size_t i = 0; i < n; ++i)
+        note_largest(result.states[slot].largest, i, static_cast<double>(views[slot][i]));
     }
     on_step(step + 1, trace.steps);
   }
   result.parameter.assign(parameter.begin(), parameter.end());
-  for (std::size_t slot = 0; slot < views.size(); ++slot) result.states[slot].values.assign(views[slot], views[slot] + n);
+  for (std::size_t slot = 0; slot < views.size(); ++slot)
+    result.states[slot].values.assign(views[slot], views[slot] + n);
   return result;
 }
 
 bool is_squared(std::string_view state) { return state.ends_with("_sq") || state == "square_avg"; }
 
-
 // max |got - expected| / scale, element by element; an element that agrees is 0, one that differs from a scale of 0 is
 // infinitely wrong.
-double largest_relative(std::span<const double> got, std::span<const double> expected, const std::vector<double>& scale) {
+double largest_relative(std::span<const double> got, std::span<const double> expected,
+                        const std::vector<double>& scale) {
   double largest = 0;
   for (std::size_t i = 0; i < got.size(); ++i) {
     if (got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i]))) continue;
@@ -98,7 +110,8 @@ double largest_relative(std::span<const double> got, std::span<const double> exp
 
 std::vector<double> read_expected(const st::File& file, const std::string& name, std::size_t count) {
   std::vector<double> values = read_doubles(file, name);
-  if (values.size() != count) wrong_shape(file, file.at(name), fmt::format("[{}], as many as the trace's param", count));
+  if (values.size() != count)
+    wrong_shape(file, file.at(name), fmt::format("[{}], as many as the trace's param", count));
   return values;
 }
 
@@ -114,8 +127,10 @@ void add_entry(std::vector<st::Entry>& entries, std::vector<std::vector<std::byt
     }
   }
   storage.push_back(std::move(bytes));
-  entries.push_back({name, type == DataType::float32 ? st::Type::F32 : st::Type::F64,
-                     {static_cast<std::int64_t>(values.size())}, storage.back()});
+  entries.push_back({name,
+                     type == DataType::float32 ? st::Type::F32 : st::Type::F64,
+                     {static_cast<std::int64_t>(values.size())},
+                     storage.back()});
 }
 
 struct ReplayOptions : RunOptions {
@@ -137,7 +152,16 @@ nlohmann::json to_json(const Comparison& comparison) {
   return {{"figures", figures}, {"notes", comparison.notes}, {"passed", comparison.passed()}};
 }
 
-bool run(const ReplayOptions& options) {
+bool run(ReplayOptions options) {
+  // `--option name=value TRACE`: an --option takes all the words up to the next one, the trace among them.
+  if (options.trace.empty() && !options.options.empty() && options.options.back().find('=') == std::string::npos) {
+    options.trace = options.options.back();
+    options.options.pop_back();
+  }
+  if (options.trace.empty()) throw std::invalid_argument("adamant: replay: which trace? None is given");
+  check_output("--out", options.out, {options.trace, options.expect, options.json_file});
+  check_output("--json-file", options.json_file, {options.trace, options.expect});
+  options.check_machine();
   const Method method = options.make_method();
   const Device device = options.make_device();
   const Trace trace = read_trace(options.trace);
@@ -146,14 +170,9 @@ bool run(const ReplayOptions& options) {
     progress.at(static_cast<double>(done) / static_cast<double>(steps), fmt::format("step {} of {}", done, steps));
   };
   const Replayed result = replay(trace, method, device, options.tuning(), options.data_type(), on_step);
-  nlohmann::json report{{"environment", environment()},
-                        {"trace", options.trace},
-                        {"method", name(method)},
-                        {"options", describe(method)},
-                        {"device", name(device)},
-                        {"dtype", options.type},
-                        {"parameters", trace.parameter.size()},
-                        {"steps", trace.steps}};
+  nlohmann::json report{{"environment", environment()},         {"trace", options.trace}, {"method", name(method)},
+                        {"options", describe(method)},          {"device", name(device)}, {"dtype", options.type},
+                        {"parameters", trace.parameter.size()}, {"steps", trace.steps}};
   std::optional<Comparison> comparison;
   if (!options.expect.empty()) {
     const Replayed path = replay(trace, method, Device::cpu(), options.tuning(), DataType::float64, on_step);
@@ -226,20 +245,22 @@ Comparison compare(const Replayed& result, const Replayed& path, const std::file
     const std::vector<double> scale = read_expected(file, "param_path_max", n);
     const auto ours = measure::errors_in_ulps(result.parameter, expected, scale, &measure::ulp_float32);
     const auto theirs = measure::errors_in_ulps(pytorch, expected, scale, &measure::ulp_float32);
-    comparison.figures.push_back({"param", ours.root_mean_square, kRootMeanSquareRatio * theirs.root_mean_square,
-                                  fmt::format("root mean square, ulps ({:.3f} of the float32 run's {:.4g})",
-                                              ours.root_mean_square / theirs.root_mean_square, theirs.root_mean_square)});
+    comparison.figures.push_back(
+        {"param", ours.root_mean_square, kRootMeanSquareRatio * theirs.root_mean_square,
+         fmt::format("root mean square, ulps ({:.3f} of the float32 run's {:.4g})",
+                     ours.root_mean_square / theirs.root_mean_square, theirs.root_mean_square)});
     comparison.figures.push_back({"param", ours.percentile_99, kPercentile99Ratio * theirs.percentile_99,
                                   fmt::format("99th percentile, ulps ({:.3f} of the float32 run's {:.4g})",
                                               ours.percentile_99 / theirs.percentile_99, theirs.percentile_99)});
-    comparison.notes.push_back(fmt::format("param: mean {:.4g}, largest {:.4g} ulps, at element {}; the float32 run's "
-                                           "largest is {:.4g}",
-                                           ours.mean, ours.largest, ours.largest_at, theirs.largest));
+    comparison.notes.push_back(
+        fmt::format("param: mean {:.4g}, largest {:.4g} ulps, at element {}; the float32 run's "
+                    "largest is {:.4g}",
+                    ours.mean, ours.largest, ours.largest_at, theirs.largest));
   } else {
     std::vector<double> scale(n);
-    for (std::size_t i = 0; i < n; ++i) scale[i] = std::max(std::fabs(expected[i]), std::fabs(result.initial[i]));
+    for (std::size_t i = 0; i < n; ++i) scale[i] = std::max(std::fabs(expected[i]), path.largest_parameter[i]);
     comparison.figures.push_back({"param", largest_relative(result.parameter, expected, scale), tolerance,
-                                  "largest error relative to the initial or final value"});
+                                  "largest error relative to the largest |param| on the way"});
   }
   for (std::size_t slot = 0; slot < result.states.size(); ++slot) {
     const State& state = result.states[slot];
@@ -261,11 +282,12 @@ Comparison compare(const Replayed& result, const Replayed& path, const std::file
                                            state.name, largest_relative(state.values, values, strict)));
   }
   for (const st::Entry& entry : file.entries()) {
-    const bool known = entry.name.starts_with("param") ||
-                       std::any_of(result.states.begin(), result.states.end(),
-                                   [&](const State& state) { return state.name == entry.name; });
+    const bool known =
+        entry.name.starts_with("param") || std::any_of(result.states.begin(), result.states.end(),
+                                                       [&](const State& state) { return state.name == entry.name; });
     if (!known) {
-      comparison.figures.push_back({entry.name, INFINITY, tolerance, "a state that this method and variant does not have"});
+      comparison.figures.push_back(
+          {entry.name, INFINITY, tolerance, "a state that this method and variant does not have"});
     }
   }
   return comparison;
@@ -276,17 +298,20 @@ Command add_replay(CLI::App& program) {
       "replay", "Apply a trace of gradients and write where the method ends, or hold that against a file");
   auto options = std::make_shared<ReplayOptions>();
   app->add_option("trace", options->trace, "safetensors file with `param` [n] and `grad` [steps, n]")
-      ->required()
+      ->check(not_empty())
       ->type_name("TRACE.safetensors");
   app->add_option("--method", options->method, "gradient_descent, momentum, rmsprop, adam or adamw")->required();
-  app->add_option("--out", options->out, "write `param` and the states here, as safetensors")->type_name("FILE");
+  app->add_option("--out", options->out, "write `param` and the states here, as safetensors")
+      ->type_name("FILE")
+      ->check(not_empty());
   app->add_option("--expect", options->expect,
                   "compare with this safetensors file: by the yardstick of a float32 run when it has `param_f32` and "
                   "`param_path_max`, else by --tolerance")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(not_empty());
   app->add_option("--tolerance", options->tolerance, "largest relative error allowed; 0 asks for equal values")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(non_negative_number());
   options->add_to(*app);
   return {app, [options] { return run(*options); }};
 }

@@ -32,6 +32,7 @@ struct Replayed {
   DataType type;
   std::vector<double> initial;
   std::vector<double> parameter;
+  std::vector<double> largest_parameter;  // largest |value| on the way, the initial one included
   std::vector<double> largest_gradient;
   std::vector<State> states;
 };
@@ -45,10 +46,10 @@ void write(const std::filesystem::path& path, const Replayed& result, const Meth
 
 struct Comparison {
   struct Figure {
-    std::string name;   // "param", or a state
-    double value;       // what was measured
-    double allowed;     // and what it may be at most
-    std::string what;   // "root mean square, ulps", ...
+    std::string name;  // "param", or a state
+    double value;      // what was measured
+    double allowed;    // and what it may be at most
+    std::string what;  // "root mean square, ulps", ...
     bool passed() const { return value <= allowed; }
   };
   std::vector<Figure> figures;
@@ -57,8 +58,9 @@ struct Comparison {
 };
 
 // Holds a result against a file. When the file has `param_f32` and `param_path_max` it is a float64 run with a float32
-// run as yardstick, and the yardstick applies to float32 results; otherwise, and for states, `tolerance` does, relative to
-// what the element has been at its largest. `path` is the same replay in float64, from which that is known.
-Comparison compare(const Replayed& result, const Replayed& path, const std::filesystem::path& expected, double tolerance);
+// run as yardstick, and the yardstick applies to float32 results; otherwise, and for states, `tolerance` does, relative
+// to what the element has been at its largest. `path` is the same replay in float64, from which that is known.
+Comparison compare(const Replayed& result, const Replayed& path, const std::filesystem::path& expected,
+                   double tolerance);
 
 }  // namespace adamant::tools

@@ -1,26 +1,36 @@
 #include "tools/run_options.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <stdexcept>
 
 #include "host/text.hpp"
 
 namespace adamant::tools {
+namespace {
+
+// More threads than any machine has; at some 100,000 the OpenMP runtime overflows its stack.
+constexpr std::uint64_t kMostThreads = 4096;
+
+}  // namespace
 
 void RunOptions::add_to(CLI::App& app) {
   app.add_option("--option", options, "an option of the method, name=value; may be given several times")
       ->type_name("NAME=VALUE")
       ->take_all();
-  app.add_option("--device", device, "cpu, cuda or cuda:N")->capture_default_str();
+  app.add_option("--device", device, "cpu, cuda or cuda:N")->capture_default_str()->check(not_empty());
   app.add_option("--dtype", type, "f32 or f64")->capture_default_str()->check(CLI::IsMember({"f32", "f64"}));
-  app.add_option("--simd", simd, "CPU instruction set: baseline, avx2 or avx512 (default: the best there is)");
-  app.add_option("--threads", threads, "CPU threads (default: all)")->check(CLI::NonNegativeNumber);
+  app.add_option("--simd", simd, "CPU instruction set: baseline, avx2 or avx512 (default: the best there is)")
+      ->check(not_empty());
+  app.add_option("--threads", threads, "CPU threads (default, and 0: all)")->check(whole_number(0, kMostThreads));
   app.add_flag("--json", json, "print JSON instead of a table");
-  app.add_option("--json-file", json_file, "write the JSON to this file too")->type_name("FILE");
+  app.add_option("--json-file", json_file, "write the JSON to this file too")->type_name("FILE")->check(not_empty());
 }
 
 std::map<std::string, std::string> RunOptions::option_map() const {
@@ -48,13 +58,59 @@ Tuning RunOptions::tuning() const {
   return tuning;
 }
 
+void RunOptions::check_machine() const { const Optimizer probe(GradientDescent{}, make_device(), tuning()); }
+
 void RunOptions::emit(const nlohmann::json& report) const {
-  const std::string text = report.dump(2) + "\n";
+  const std::string text =
+      report.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";  // a path need not be UTF-8
   if (json) fmt::print("{}", text);
   if (json_file.empty()) return;
   std::ofstream file(json_file);
   file << text << std::flush;
   if (!file) throw std::runtime_error(fmt::format("adamant: cannot write {}: {}", json_file, std::strerror(errno)));
+}
+
+CLI::Validator whole_number(std::uint64_t low, std::uint64_t high) {
+  const auto check = [low, high](const std::string& text) {
+    const auto value = host::from_text<std::uint64_t>(text);
+    if (value && *value >= low && *value <= high) return std::string();
+    return fmt::format("\"{}\" is not a whole number from {} to {}", text, low, high);
+  };
+  return CLI::Validator(check, fmt::format("[{} - {}]", low, high));
+}
+
+CLI::Validator non_negative_number() {
+  const auto check = [](const std::string& text) {
+    const auto value = host::from_text<double>(text);
+    if (value && *value >= 0 && std::isfinite(*value)) return std::string();
+    return fmt::format("\"{}\" is not a finite number from 0 on", text);
+  };
+  return CLI::Validator(check, "");
+}
+
+CLI::Validator not_empty() {
+  return CLI::Validator([](const std::string& text) { return text.empty() ? "is empty" : std::string(); }, "");
+}
+
+void check_output(const std::string& option, const std::string& path, std::initializer_list<std::string> read) {
+  namespace fs = std::filesystem;
+  if (path.empty()) return;
+  const auto refuse = [&](const std::string& why) {
+    throw std::invalid_argument(fmt::format("adamant: {} {}: {}", option, path, why));
+  };
+  std::error_code ignored;
+  for (const std::string& other : read) {
+    if (fs::equivalent(path, other, ignored) || (!other.empty() && path == other)) {
+      refuse("this file is also read or written as something else; allowed: one of its own");
+    }
+  }
+  if (fs::is_directory(path, ignored)) refuse("is a folder; allowed: a file");
+  const fs::path folder = fs::path(path).has_parent_path() ? fs::path(path).parent_path() : fs::path(".");
+  if (!fs::is_directory(folder, ignored)) refuse("there is no folder " + folder.string());
+  const bool special = fs::exists(path, ignored) && !fs::is_regular_file(path, ignored);
+  if (!special && access(folder.c_str(), W_OK) != 0) {
+    refuse(fmt::format("cannot write in folder {}: {}", folder.string(), std::strerror(errno)));
+  }
 }
 
 Device parse_device(const std::string& text) {

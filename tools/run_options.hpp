@@ -2,6 +2,8 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -30,9 +32,22 @@ struct RunOptions {
   Device make_device() const;
   DataType data_type() const;
   Tuning tuning() const;
-  // Prints the report or writes it, as --json and --json-file ask for. Throws std::runtime_error when it cannot be written.
+  // Before any work: throws what an Optimizer of that device, instruction set and number of threads would.
+  void check_machine() const;
+  // Prints the report or writes it, as --json and --json-file ask for. Throws std::runtime_error when it cannot be
+  // written.
   void emit(const nlohmann::json& report) const;
 };
+
+// Checks of what an option of the command line is given: a whole number in a range, a number that is not negative, a
+// text that is not empty. (CLI11's own accept a NaN, take -1 for 2^64 - 1, and print bounds with 300 digits.)
+CLI::Validator whole_number(std::uint64_t low, std::uint64_t high);
+CLI::Validator non_negative_number();
+CLI::Validator not_empty();
+
+// Before any work: whether a file may be written at `path`, as far as its folder tells, and is none of those that are
+// read. Does nothing when `path` is empty. Throws std::invalid_argument naming `option` and `path`.
+void check_output(const std::string& option, const std::string& path, std::initializer_list<std::string> read = {});
 
 // "cpu", "cuda" or "cuda:N". Throws std::invalid_argument for anything else.
 Device parse_device(const std::string& text);

@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <fstream>
+#include <limits>
 
 #include "adamant/adamant.hpp"
 
@@ -40,6 +42,18 @@ nlohmann::json number(double value) {
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
   return value;
 }
+
+std::int64_t memory_available() {
+  // Free pages alone leave out what the kernel would give back at once, the page cache above all.
+  std::ifstream file("/proc/meminfo");
+  for (std::string field; file >> field; file.ignore(std::numeric_limits<std::streamsize>::max(), '\n')) {
+    std::int64_t kibibytes = 0;
+    if (field == "MemAvailable:" && file >> kibibytes) return 1024 * kibibytes;
+  }
+  return static_cast<std::int64_t>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<std::int64_t>(sysconf(_SC_PAGESIZE));
+}
+
+std::string gibibytes(std::int64_t bytes) { return fmt::format("{:.1f} GiB", static_cast<double>(bytes) * 0x1p-30); }
 
 nlohmann::json environment() {
   nlohmann::json levels = nlohmann::json::array();

@@ -1,7 +1,8 @@
-// Progress of long work, and JSON results.
+// Progress of long work, JSON results, and how much memory there is for it.
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -29,6 +30,12 @@ class Progress {
 
 // A number for JSON, which has no NaN and no infinity: those become text.
 nlohmann::json number(double value);
+
+// The bytes of memory that can be had without swapping.
+std::int64_t memory_available();
+
+// "12.3 GiB"
+std::string gibibytes(std::int64_t bytes);
 
 // What ran: version, compiler, SIMD levels.
 nlohmann::json environment();

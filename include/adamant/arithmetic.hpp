@@ -56,10 +56,10 @@ ADAMANT_HOST_DEVICE DecayPower decay_power(double beta, std::int64_t t) {
 /// The running sum decay * old + weight * value that every state is: an exponential moving average when weight is
 /// 1 - decay.
 ///
-/// Two rounded constants would not sum to one: 0.999 as a float biases a long average by 1.3e-5. So the sum is written as
-/// the end with the larger weight, unrounded, plus small terms: keep is 0 or 1, and what decay and weight lose in rounding
-/// is made up for by `change` (decay less keep) and `low` (weight less high). It rounds once at the scale of the result.
-/// docs/numerics.md has the alternatives and their figures.
+/// Two rounded constants would not sum to one: 0.999 as a float biases a long average by 1.3e-5. So the sum is written
+/// as the end with the larger weight, unrounded, plus small terms: keep is 0 or 1, and what decay and weight lose in
+/// rounding is made up for by `change` (decay less keep) and `low` (weight less high). It rounds once at the scale of
+/// the result. docs/numerics.md has the alternatives and their figures.
 template <typename Real>
 struct RunningSum {
   Real keep;

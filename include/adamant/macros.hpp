@@ -7,7 +7,8 @@
 #endif
 
 /// Marks the arithmetic that CPU and GPU share. Forced inlining is part of the promise that bits do not depend on the
-/// program around the library: an inlined function leaves no symbol that a copy compiled with other flags could replace.
+/// program around the library: an inlined function leaves no symbol that a copy compiled with other flags could
+/// replace.
 #if defined(__CUDACC__)
 #define ADAMANT_HOST_DEVICE __host__ __device__ __forceinline__
 #else

@@ -22,10 +22,10 @@ enum class GroupId : std::int32_t {};
 
 /// A parameter array, its gradient, and the options it follows.
 struct TensorSpec {
-  std::string name;      ///< not empty, unique within the Optimizer; errors and checkpoints use it
-  Array parameter;       ///< updated in place
-  ConstArray gradient;   ///< as many elements as `parameter`; read by every step
-  GroupId group = {};    ///< whose options it follows
+  std::string name;     ///< not empty, unique within the Optimizer; errors and checkpoints use it
+  Array parameter;      ///< updated in place
+  ConstArray gradient;  ///< as many elements as `parameter`; read by every step
+  GroupId group = {};   ///< whose options it follows
 };
 
 /// Updates any number of parameter arrays by one method, in one pass over memory.
@@ -35,9 +35,9 @@ struct TensorSpec {
 /// with each other. The caller's buffers live until the last step that was given them has finished.
 ///
 /// One object is used by one thread at a time; different objects may be used by different threads. A call that throws
-/// has changed nothing: no parameter, state, step count or option. Mistakes of the caller throw `std::invalid_argument`.
-/// Calls that take a stream take effect in the order of that stream; the CPU backend ignores the stream and has
-/// finished when the call returns.
+/// has changed nothing: no parameter, state, step count or option. Mistakes of the caller throw
+/// `std::invalid_argument`. Calls that take a stream take effect in the order of that stream; the CPU backend ignores
+/// the stream and has finished when the call returns.
 class ADAMANT_API Optimizer {
  public:
   /// An optimizer whose first group, `GroupId{}`, has the options of `method`.

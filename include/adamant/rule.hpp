@@ -45,17 +45,17 @@ struct TypeList {
 
 /// One variant of a method: what is needed to update one element.
 template <typename Rule>
-concept RuleLike =
+concept RuleLike = std::is_trivially_copyable_v<typename Rule::template Step<double>> &&
     requires(const typename Rule::Options& options, typename Rule::template Step<float> step,
              Element<float, Rule::kSlots> element) {
-      { Rule::kStateNames[0] } -> std::convertible_to<std::string_view>;
-      { Rule::template Step<float>::at_step(options, std::int64_t{1}) } -> std::same_as<decltype(step)>;
-      { step(element, 1.0F) } -> std::same_as<decltype(element)>;
-    } && std::is_trivially_copyable_v<typename Rule::template Step<double>>;
+  { Rule::kStateNames[0] } -> std::convertible_to<std::string_view>;
+  { Rule::template Step<float>::at_step(options, std::int64_t{1}) } -> std::same_as<decltype(step)>;
+  { step(element, 1.0F) } -> std::same_as<decltype(element)>;
+};
 
-/// A method: an aggregate of options with a name, a table of its fields (`visit_fields`), its variants, the variant that
-/// the options ask for, whether they can run in an Optimizer made for another variant, and what in them does not go
-/// together (empty when all does).
+/// A method: an aggregate of options with a name, a table of its fields (`visit_fields`), its variants, the variant
+/// that the options ask for, whether they can run in an Optimizer made for another variant, and what in them does not
+/// go together (empty when all does).
 template <typename Method>
 concept MethodLike = std::is_aggregate_v<Method> && requires(const Method& method) {
   { Method::kName } -> std::convertible_to<std::string_view>;

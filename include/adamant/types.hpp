@@ -5,7 +5,7 @@
 #include <concepts>
 #include <cstdint>
 #include <limits>
-#include <span>
+#include <ranges>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -47,6 +47,10 @@ template <typename T>
 inline constexpr bool kIsElement = std::same_as<T, float> || std::same_as<T, double>;
 template <typename T>
 inline constexpr DataType kDataType = std::same_as<T, float> ? DataType::float32 : DataType::float64;
+/// A contiguous range that outlives the view that is made of it.
+template <typename Range>
+concept ElementRange = std::ranges::contiguous_range<Range> && std::ranges::sized_range<Range> &&
+    std::ranges::borrowed_range<Range> && kIsElement<std::ranges::range_value_t<Range>>;
 /// A count of any integer type as int64; what does not fit becomes -1, which add() refuses by name.
 template <std::integral Count>
 constexpr std::int64_t to_count(Count count) {
@@ -61,11 +65,13 @@ class Array {
   /// \param data first element; may be null when `count` is 0
   /// \param count number of elements
   template <typename T, std::integral Count>
-    requires detail::kIsElement<T>
-  Array(T* data, Count count) : data_(data), count_(detail::to_count(count)), type_(detail::kDataType<T>) {}
-  template <typename T, std::size_t kExtent>
-    requires detail::kIsElement<T>
-  Array(std::span<T, kExtent> span) : Array(span.data(), span.size()) {}  // NOLINT(google-explicit-constructor)
+  requires detail::kIsElement<T> Array(T* data, Count count)
+      : data_(data), count_(detail::to_count(count)), type_(detail::kDataType<T>) {}
+  /// The elements of a vector, an array, a span.
+  template <detail::ElementRange Range>
+  requires(!std::is_const_v<std::remove_pointer_t<decltype(std::ranges::data(std::declval<Range&>()))>>)
+      Array(Range&& range)  // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
+      : Array(std::ranges::data(range), std::ranges::size(range)) {}
   /// An array whose type is known only at run time.
   template <std::integral Count>
   Array(void* data, DataType type, Count count) : data_(data), count_(detail::to_count(count)), type_(type) {}
@@ -75,8 +81,7 @@ class Array {
   DataType type() const { return type_; }
   /// The elements as T, or null when they are of another type.
   template <typename T>
-    requires detail::kIsElement<T>
-  T* as() const {
+  requires detail::kIsElement<T> T* as() const {
     return type_ == detail::kDataType<T> ? static_cast<T*>(data_) : nullptr;
   }
 
@@ -93,16 +98,15 @@ class ConstArray {
   ConstArray() = default;
   /// \copydoc Array::Array(T*, Count)
   template <typename T, std::integral Count>
-    requires detail::kIsElement<std::remove_const_t<T>>
-  ConstArray(T* data, Count count)
+  requires detail::kIsElement<std::remove_const_t<T>> ConstArray(T* data, Count count)
       : data_(data),
         count_(detail::to_count(count)),
         type_(detail::kDataType<std::remove_const_t<T>>),
         writable_(!std::is_const_v<T>) {}
-  template <typename T, std::size_t kExtent>
-    requires detail::kIsElement<std::remove_const_t<T>>
-  ConstArray(std::span<T, kExtent> span)  // NOLINT(google-explicit-constructor)
-      : ConstArray(span.data(), span.size()) {}
+  /// The elements of a vector, an array, a span.
+  template <detail::ElementRange Range>
+  ConstArray(Range&& range)  // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
+      : ConstArray(std::ranges::data(range), std::ranges::size(range)) {}
   ConstArray(const Array& array)  // NOLINT(google-explicit-constructor)
       : data_(array.data()), count_(array.count()), type_(array.type()), writable_(true) {}
   template <std::integral Count>
@@ -115,10 +119,8 @@ class ConstArray {
   bool writable() const { return writable_; }
   /// The elements as T, or null when they are of another type.
   template <typename T>
-    requires detail::kIsElement<T>
-  const T* as() const {
-    return type_ == detail::kDataType<T> ? static_cast<const T*>(data_) : nullptr;
-  }
+  requires detail::kIsElement<T>
+  const T* as() const { return type_ == detail::kDataType<T> ? static_cast<const T*>(data_) : nullptr; }
 
  private:
   const void* data_ = nullptr;
