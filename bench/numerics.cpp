@@ -240,8 +240,8 @@ struct AverageScalars {
   AverageScalars(double b, double w)
       : beta(b),
         weight(w),
-        keep(b >= 0.5 ? 1.0f : 0.0f),
-        change(float(b - (b >= 0.5 ? 1.0 : 0.0))),
+        keep(b > 0.5 ? 1.0f : 0.0f),
+        change(float(b - (b > 0.5 ? 1.0 : 0.0))),
         old_is_nearer(b >= 0.5) {}
 };
 

@@ -1,5 +1,6 @@
 // The CPU backend: tiles shared out among OpenMP threads, each in the same floating-point environment. A guard stands
-// around every call of the OpenMP runtime too, because LLVM's computes when it starts and clears the caller's flags.
+// around every use of the OpenMP runtime too, because LLVM's computes when it starts and clears the caller's flags; it
+// stands in another function than the region, because compilers call the runtime on entry to the one with the region.
 #include "host/cpu_backend.hpp"
 
 #include <omp.h>
@@ -81,28 +82,15 @@ class CpuBackend final : public kernels::Backend {
   std::int64_t step_count(std::int64_t slot) const override { return step_counts_[static_cast<std::size_t>(slot)]; }
 
   void step(Stream /*stream*/) override {
-    const FloatingPointGuard guard_of_caller;
+    const FloatingPointGuard guard;
     compute_scalars();
-    for (const TileRange& range : plan_.ranges) {
-#pragma omp parallel num_threads(threads_) if (elements_ >= kWorthThreads)
-      {
-        const FloatingPointGuard guard;
-#pragma omp for schedule(static)
-        for (std::int64_t i = range.begin; i < range.end; ++i) {
-          update_tile(range.storage, plan_.tiles[static_cast<std::size_t>(i)]);
-        }
-      }
-    }
+    for (const TileRange& range : plan_.ranges) update_range(range);
     for (const kernels::TensorRow& row : plan_.rows) ++step_counts_[static_cast<std::size_t>(row.slot)];
   }
 
   void zero(void* data, std::int64_t bytes, Stream /*stream*/) override {
     const FloatingPointGuard guard;
-    auto* const begin = static_cast<std::byte*>(data);
-#pragma omp parallel for schedule(static) num_threads(threads_) if (bytes > kClearPiece)
-    for (std::int64_t at = 0; at < bytes; at += kClearPiece) {
-      std::memset(begin + at, 0, static_cast<std::size_t>(std::min(kClearPiece, bytes - at)));
-    }
+    clear(static_cast<std::byte*>(data), bytes);
   }
 
  private:
@@ -123,6 +111,24 @@ class CpuBackend final : public kernels::Backend {
       last = static_cast<std::int64_t>(i);
       scalars_of_row_[i] = last;
       scalars_[i] = scalars_at_step(rule_, row.storage, options_[static_cast<std::size_t>(row.group)], t);
+    }
+  }
+
+  [[gnu::noinline]] void update_range(const TileRange& range) {
+#pragma omp parallel num_threads(threads_) if (elements_ >= kWorthThreads)
+    {
+      const FloatingPointGuard guard;
+#pragma omp for schedule(static)
+      for (std::int64_t i = range.begin; i < range.end; ++i) {
+        update_tile(range.storage, plan_.tiles[static_cast<std::size_t>(i)]);
+      }
+    }
+  }
+
+  [[gnu::noinline]] void clear(std::byte* begin, std::int64_t bytes) const {
+#pragma omp parallel for schedule(static) num_threads(threads_) if (bytes > kClearPiece)
+    for (std::int64_t at = 0; at < bytes; at += kClearPiece) {
+      std::memset(begin + at, 0, static_cast<std::size_t>(std::min(kClearPiece, bytes - at)));
     }
   }
 

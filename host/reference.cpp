@@ -117,11 +117,12 @@ Result<Real> Textbook<Real>::momentum(Real x, const Real* state, Real g, std::in
   const Real eta = letters_.eta;
   const Real beta = letters_.beta;
   const Real lambda = letters_.lambda;
+  const Real kept = t == 1 ? Real{0} : beta;
   const Real taken = t == 1 ? Real{1} : 1 - letters_.tau;
   const Real decayed = g + lambda * x;
   const Real decayed_magnitude = std::fabs(g) + lambda * std::fabs(x);
-  const Real v = beta * state[0] + taken * decayed;
-  const Real v_magnitude = beta * std::fabs(state[0]) + taken * decayed_magnitude;
+  const Real v = kept * state[0] + taken * decayed;
+  const Real v_magnitude = kept * std::fabs(state[0]) + taken * decayed_magnitude;
   Result<Real> result{};
   result.state[0] = v;
   result.state_magnitude[0] = v_magnitude;

@@ -59,7 +59,8 @@ ADAMANT_HOST_DEVICE DecayPower decay_power(double beta, std::int64_t t) {
 /// Two rounded constants would not sum to one: 0.999 as a float biases a long average by 1.3e-5. So the sum is written
 /// as the end with the larger weight, unrounded, plus small terms: keep is 0 or 1, and what decay and weight lose in
 /// rounding is made up for by `change` (decay less keep) and `low` (weight less high). It rounds once at the scale of
-/// the result. docs/numerics.md has the alternatives and their figures.
+/// the result. One half itself keeps nothing: 0.5 is exact as a float, and an oscillating average would cancel.
+/// docs/numerics.md has the alternatives and their figures.
 template <typename Real>
 struct RunningSum {
   Real keep;
@@ -69,7 +70,7 @@ struct RunningSum {
 
   /// Scalars for a decay in [0, 1) and a weight.
   ADAMANT_HOST_DEVICE static RunningSum with(double decay, double weight) {
-    const double keep = decay >= 0.5 ? 1.0 : 0.0;
+    const double keep = decay > 0.5 ? 1.0 : 0.0;
     const Real high = static_cast<Real>(weight);
     return {static_cast<Real>(keep), static_cast<Real>(decay - keep), high,
             static_cast<Real>(weight - static_cast<double>(high))};

@@ -1,0 +1,457 @@
+// Every mistake a caller can make against the API is refused with an exception that says what is wrong and what is
+// allowed, and has changed nothing: parameters, gradients, states, step counts, options, tensors.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/inputs.hpp"
+#include "tests/methods.hpp"
+
+namespace adamant::test {
+namespace {
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+using Strings = std::vector<std::string>;
+
+// The message names all of `parts`.
+template <typename Exception = std::invalid_argument>
+void expect_message(const std::function<void()>& mistake, const Strings& parts) {
+  try {
+    mistake();
+    ADD_FAILURE() << "was not refused";
+  } catch (const Exception& error) {
+    const std::string text = error.what();
+    EXPECT_EQ(text.rfind("adamant: ", 0), 0U) << text;
+    for (const std::string& part : parts)
+      EXPECT_NE(text.find(part), std::string::npos) << '"' << text << "\" lacks " << part;
+  } catch (const std::exception& error) {
+    ADD_FAILURE() << "refused with another type of exception: " << error.what();
+  }
+}
+
+// An optimizer in the middle of a run: two groups, three tensors, one of them frozen and one empty.
+class BadInput : public testing::Test {
+ protected:
+  BadInput() {
+    wte = optimizer.add({.name = "wte", .parameter = wte_parameter.span(), .gradient = wte_gradient.span()});
+    bias = optimizer.add(
+        {.name = "bias", .parameter = bias_parameter.span(), .gradient = bias_gradient.span(), .group = other});
+    empty = optimizer.add({.name = "empty",
+                           .parameter = Array(static_cast<float*>(nullptr), 0),
+                           .gradient = Array(static_cast<float*>(nullptr), 0)});
+    for (int t = 0; t < 3; ++t) optimizer.step();
+    optimizer.freeze(bias);
+    optimizer.step();
+  }
+
+  // All that a caller can see of an optimizer and its buffers.
+  std::string snapshot() {
+    std::string all;
+    const auto add_bytes = [&](const void* data, std::int64_t bytes) {
+      if (bytes > 0) all.append(static_cast<const char*>(data), static_cast<std::size_t>(bytes));
+    };
+    const auto add_text = [&](const std::string& text) { all += text + "\n"; };
+    for (const GroupId group : {GroupId{}, other}) {
+      for (const Option& option : options(optimizer.options(group))) add_text(option.name + " " + option.value);
+    }
+    add_text(std::to_string(optimizer.state_bytes()));
+    for (const TensorId id : optimizer.tensors()) {
+      const TensorSpec& tensor = optimizer.tensor(id);
+      add_text(std::to_string(static_cast<std::int64_t>(id)) + tensor.name +
+               std::to_string(static_cast<int>(tensor.group)));
+      add_text(std::to_string(optimizer.step_count(id)) + (optimizer.frozen(id) ? " frozen" : ""));
+      add_text(std::to_string(reinterpret_cast<std::uintptr_t>(tensor.parameter.data())) + " " +
+               std::to_string(reinterpret_cast<std::uintptr_t>(tensor.gradient.data())) + " " +
+               std::to_string(tensor.gradient.count()) + " " +
+               std::to_string(static_cast<int>(tensor.gradient.type())));
+      const std::int64_t bytes = tensor.parameter.count() * size_in_bytes(tensor.parameter.type());
+      add_bytes(tensor.parameter.data(), bytes);
+      add_bytes(tensor.gradient.data(), bytes);
+      for (const std::string& state : state_names(optimizer.options()))
+        add_bytes(optimizer.state(id, state).data(), bytes);
+    }
+    return all;
+  }
+
+  template <typename Exception = std::invalid_argument>
+  void expect_refused(const std::function<void()>& mistake, const Strings& parts) {
+    const std::string before = snapshot();
+    expect_message<Exception>(mistake, parts);
+    EXPECT_TRUE(snapshot() == before) << "something has changed";
+    // And the next step is the one it would have been.
+    const std::int64_t count = optimizer.step_count(wte);
+    optimizer.step();
+    EXPECT_EQ(optimizer.step_count(wte), count + 1);
+  }
+  void expect_add_refused(const TensorSpec& spec, const Strings& parts) {
+    expect_refused([&] { optimizer.add(spec); }, parts);
+  }
+  TensorSpec good() const {
+    return {.name = "new", .parameter = new_parameter.span(), .gradient = new_gradient.span()};
+  }
+
+  Optimizer optimizer{Adam{}};
+  GroupId other = optimizer.add_group(Adam{.learning_rate = 0.5});
+  Fenced<float> wte_parameter{spread_values<float>(40, 1, -4, 1)};
+  Fenced<float> wte_gradient{spread_values<float>(40, 2, -4, 1)};
+  Fenced<double> bias_parameter{spread_values<double>(7, 3, -4, 1)};
+  Fenced<double> bias_gradient{spread_values<double>(7, 4, -4, 1)};
+  Fenced<float> new_parameter{spread_values<float>(16, 5, -4, 1)};
+  Fenced<float> new_gradient{spread_values<float>(16, 6, -4, 1)};
+  TensorId wte{}, bias{}, empty{};
+};
+
+TEST_F(BadInput, null_pointers_are_refused_unless_the_tensor_is_empty) {
+  TensorSpec spec = good();
+  spec.parameter = {static_cast<float*>(nullptr), 16};
+  expect_add_refused(spec, {"\"new\"", "parameter", "null", "16"});
+  spec = good();
+  spec.gradient = {static_cast<const float*>(nullptr), 16};
+  expect_add_refused(spec, {"\"new\"", "gradient", "null", "16"});
+  spec.parameter = {static_cast<float*>(nullptr), 0};
+  spec.gradient = {static_cast<const float*>(nullptr), 0};
+  EXPECT_NO_THROW(optimizer.add(spec));
+  expect_refused(
+      [&] {
+        optimizer.set_gradient(wte, {static_cast<const float*>(nullptr), 40});
+      },
+      {"\"wte\"", "gradient", "null"});
+}
+
+TEST_F(BadInput, pointers_that_are_not_aligned_to_their_element_are_refused) {
+  for (const int shift : {1, 2, 3}) {
+    TensorSpec spec = good();
+    auto* const bytes = reinterpret_cast<std::byte*>(new_parameter.data()) + shift;
+    spec.parameter = {static_cast<void*>(bytes), DataType::float32, 15};
+    spec.gradient = {new_gradient.data(), 15};
+    expect_add_refused(spec, {"\"new\"", "parameter", "not aligned", "4 bytes", "float32",
+                              std::to_string(reinterpret_cast<std::uintptr_t>(bytes))});
+  }
+  TensorSpec spec = good();
+  spec.gradient = {static_cast<const void*>(reinterpret_cast<const std::byte*>(new_gradient.data()) + 2),
+                   DataType::float32, 15};
+  spec.parameter = {new_parameter.data(), 15};
+  expect_add_refused(spec, {"\"new\"", "gradient", "not aligned"});
+  spec.parameter = {static_cast<void*>(new_parameter.data() + 1), DataType::float64,
+                    4};  // 4 is not enough for a double
+  spec.gradient = {static_cast<const void*>(new_gradient.data()), DataType::float64, 4};
+  expect_add_refused(spec, {"\"new\"", "parameter", "not aligned", "8 bytes", "float64"});
+}
+
+TEST_F(BadInput, counts_that_are_negative_or_overflow_are_refused) {
+  TensorSpec spec = good();
+  spec.parameter = {new_parameter.data(), -1};
+  spec.gradient = {new_gradient.data(), -1};
+  expect_add_refused(spec, {"\"new\"", "parameter", "count", "negative", "allowed: 0 to 2305843009213693951"});
+  spec.parameter = {new_parameter.data(), std::numeric_limits<std::uint64_t>::max()};
+  expect_add_refused(spec, {"\"new\"", "parameter", "count", "2^63 - 1"});
+  const std::int64_t too_many = std::int64_t{1} << 61;  // of 4 bytes: 2^63
+  spec.parameter = {new_parameter.data(), too_many};
+  spec.gradient = {new_gradient.data(), too_many};
+  expect_add_refused(
+      spec, {"\"new\"", "parameter", "2305843009213693952", "address space", "allowed: 0 to 2305843009213693951"});
+  spec.parameter = {new_parameter.data(), std::int64_t{1} << 62};  // times 4 is 2^64, which is 0 in 64 bits
+  spec.gradient = {new_gradient.data(), std::int64_t{1} << 62};
+  expect_add_refused(spec, {"\"new\"", "parameter", "4611686018427387904", "address space"});
+  const auto near_end = std::numeric_limits<std::uintptr_t>::max() - 63;  // 64 bytes before the end of all addresses
+  spec.parameter = {reinterpret_cast<float*>(near_end), 17};
+  spec.gradient = {new_gradient.data(), 17};
+  expect_add_refused(spec, {"\"new\"", "parameter", "17", "address space"});
+  expect_refused([&] { optimizer.set_gradient(wte, {wte_gradient.data(), -40}); }, {"\"wte\"", "gradient", "count"});
+}
+
+TEST_F(BadInput, counts_and_types_that_differ_between_parameter_and_gradient_are_refused) {
+  TensorSpec spec = good();
+  spec.gradient = {new_gradient.data(), 15};
+  expect_add_refused(spec, {"\"new\"", "gradient", "15", "16"});
+  spec.gradient = {static_cast<const void*>(bias_gradient.data()), DataType::float64, 16};
+  expect_add_refused(spec, {"\"new\"", "gradient", "float64", "float32", "supported"});
+  spec = good();
+  spec.parameter = {static_cast<void*>(new_parameter.data()), static_cast<DataType>(77), 16};
+  expect_add_refused(spec, {"\"new\"", "parameter", "type", "77"});
+  expect_refused([&] { optimizer.set_gradient(wte, {wte_gradient.data(), 39}); }, {"\"wte\"", "gradient", "39", "40"});
+  expect_refused(
+      [&] {
+        optimizer.set_gradient(bias, {new_gradient.data(), 7});
+      },
+      {"\"bias\"", "gradient", "float32", "float64"});
+}
+
+TEST_F(BadInput, a_parameter_that_shares_memory_with_any_other_buffer_is_refused) {
+  TensorSpec spec = good();
+  spec.gradient = new_parameter.span();
+  expect_add_refused(spec, {"\"new\"", "gradient", "shares memory", "own parameter"});
+  spec.parameter = {new_parameter.data(), 8};  // by one element at either end
+  spec.gradient = {new_parameter.data() + 7, 8};
+  expect_add_refused(spec, {"\"new\"", "gradient", "own parameter"});
+  spec.parameter = {new_parameter.data() + 7, 8};
+  spec.gradient = {new_parameter.data(), 8};
+  expect_add_refused(spec, {"\"new\"", "gradient", "own parameter"});
+
+  spec = good();
+  spec.parameter = {wte_parameter.data() + 39, 16};
+  expect_add_refused(spec, {"\"new\"", "parameter", "shares memory", "\"wte\""});
+  spec.parameter = {wte_parameter.data() - 15, 16};
+  expect_add_refused(spec, {"\"new\"", "parameter", "shares memory", "\"wte\""});
+  spec.parameter = {wte_parameter.data() + 3, 1};  // inside
+  spec.gradient = {new_gradient.data(), 1};
+  expect_add_refused(spec, {"\"new\"", "parameter", "shares memory", "\"wte\""});
+  spec.parameter = {wte_parameter.data() - 4, 48};  // around
+  spec.gradient = {reinterpret_cast<float*>(std::uintptr_t{1} << 40), 48};
+  expect_add_refused(spec, {"\"new\"", "parameter", "shares memory", "\"wte\""});
+  spec = good();
+  spec.parameter = {reinterpret_cast<float*>(bias_parameter.data()) + 13, 1};  // of another type
+  spec.gradient = {new_gradient.data(), 1};
+  expect_add_refused(spec, {"\"new\"", "parameter", "shares memory", "\"bias\""});
+
+  spec = good();
+  spec.gradient = {wte_parameter.data() + 39, 16};  // a gradient on another tensor's parameter
+  expect_add_refused(spec, {"\"new\"", "gradient", "shares memory", "\"wte\""});
+  spec = good();
+  spec.parameter = {wte_gradient.data() + 39, 16};  // a parameter on another tensor's gradient
+  expect_add_refused(spec, {"\"new\"", "parameter", "shares memory", "gradient", "\"wte\""});
+
+  expect_refused([&] { optimizer.set_gradient(wte, wte_parameter.span()); }, {"\"wte\"", "gradient", "shares memory"});
+  expect_refused(
+      [&] {
+        optimizer.set_gradient(wte, {reinterpret_cast<float*>(bias_parameter.data()) + 13, 40});
+      },
+      {"\"wte\"", "gradient", "shares memory", "\"bias\""});
+}
+
+TEST_F(BadInput, buffers_that_only_touch_and_gradients_that_are_shared_are_allowed) {
+  TensorSpec spec{
+      .name = "touching", .parameter = {wte_parameter.data() + 40, 4}, .gradient = {wte_gradient.data(), 4}};
+  EXPECT_NO_THROW(optimizer.add(spec));
+  spec = {.name = "before", .parameter = {wte_parameter.data() - 4, 4}, .gradient = {wte_parameter.data() + 44, 4}};
+  EXPECT_NO_THROW(optimizer.add(spec));
+}
+
+TEST_F(BadInput, memory_of_a_removed_tensor_and_of_a_replaced_gradient_is_free_again) {
+  const Fenced<float> elsewhere(40);
+  optimizer.set_gradient(wte, elsewhere.span());
+  EXPECT_NO_THROW(
+      optimizer.add({.name = "old gradient", .parameter = {wte_gradient.data(), 16}, .gradient = new_gradient.span()}));
+  optimizer.remove(wte);
+  EXPECT_NO_THROW(optimizer.add(
+      {.name = "old parameter", .parameter = {wte_parameter.data(), 16}, .gradient = new_gradient.span()}));
+  EXPECT_THROW(
+      optimizer.add(
+          {.name = "again", .parameter = {wte_parameter.data() + 15, 1}, .gradient = {new_gradient.data(), 1}}),
+      std::invalid_argument);
+}
+
+TEST_F(BadInput, names_that_are_empty_or_taken_and_the_same_tensor_twice_are_refused) {
+  TensorSpec spec = good();
+  spec.name = "";
+  expect_add_refused(spec, {"name"});
+  spec.name = "wte";
+  expect_add_refused(spec, {"\"wte\"", "name", "already"});
+  spec = optimizer.tensor(wte);
+  expect_add_refused(spec, {"\"wte\"", "already"});
+  spec.name = "wte again";
+  expect_add_refused(spec, {"\"wte again\"", "parameter", "\"wte\""});
+}
+
+TEST_F(BadInput, unknown_groups_tensors_states_and_options_are_refused_by_name) {
+  TensorSpec spec = good();
+  spec.group = GroupId{2};
+  expect_add_refused(spec, {"\"new\"", "group", "2", "allowed: 0 to 1"});
+  spec.group = GroupId{-1};
+  expect_add_refused(spec, {"\"new\"", "group", "-1", "allowed: 0 to 1"});
+  expect_refused([&] { optimizer.set_group(wte, GroupId{7}); }, {"\"wte\"", "group", "7", "allowed: 0 to 1"});
+  expect_refused([&] { optimizer.options(GroupId{2}); }, {"group", "2"});
+  expect_refused([&] { optimizer.set_options(GroupId{2}, Adam{}); }, {"group", "2"});
+  expect_refused([&] { optimizer.set_learning_rate(GroupId{-3}, 0.1); }, {"group", "-3"});
+  expect_refused([&] { optimizer.set_option(GroupId{2}, "beta1", 0.5); }, {"group", "2"});
+
+  const TensorId never{999};
+  const TensorId negative{-1};
+  for (const TensorId id : {never, negative}) {
+    const std::string number = std::to_string(static_cast<std::int64_t>(id));
+    expect_refused([&] { optimizer.remove(id); }, {number});
+    expect_refused([&] { optimizer.freeze(id); }, {number});
+    expect_refused([&] { optimizer.thaw(id); }, {number});
+    expect_refused([&] { static_cast<void>(optimizer.frozen(id)); }, {number});
+    expect_refused([&] { optimizer.set_group(id, other); }, {number});
+    expect_refused([&] { optimizer.set_gradient(id, new_gradient.span()); }, {number});
+    expect_refused([&] { static_cast<void>(optimizer.step_count(id)); }, {number});
+    expect_refused([&] { optimizer.set_step_count(id, 3); }, {number});
+    expect_refused([&] { static_cast<void>(optimizer.state(id, "exp_avg")); }, {number});
+    expect_refused([&] { static_cast<void>(optimizer.tensor(id)); }, {number});
+  }
+  expect_refused([&] { optimizer.find("nobody"); }, {"\"nobody\""});
+  expect_refused([&] { static_cast<void>(optimizer.state(wte, "momentum_buffer")); },
+                 {"\"wte\"", "\"momentum_buffer\"", "exp_avg, exp_avg_sq"});
+  expect_refused([&] { static_cast<void>(optimizer.state(wte, "max_exp_avg_sq")); }, {"\"max_exp_avg_sq\""});
+  expect_refused([&] { optimizer.set_option(other, "momentum", 0.9); },
+                 {"adam", "\"momentum\"", "beta1", "weight_decay"});
+  expect_refused([&] { optimizer.set_option(other, "lr", "0.1"); }, {"adam", "\"lr\"", "learning_rate"});
+  expect_refused([&] { optimizer.set_step_count(wte, -1); }, {"\"wte\"", "step count", "-1", "0 or more"});
+}
+
+TEST_F(BadInput, a_group_of_another_method_or_variant_is_refused) {
+  const Method others[] = {AdamW{}, Momentum{}, Adam{.amsgrad = true}};
+  for (const Method& method : others) {
+    const std::string method_name(name(method));
+    expect_refused([&] { optimizer.add_group(method); }, {method_name, "made for adam", "exp_avg"});
+    expect_refused([&] { optimizer.set_options(other, method); }, {method_name, "made for adam"});
+  }
+  expect_refused([&] { optimizer.set_option(other, "amsgrad", "true"); }, {"max_exp_avg_sq"});
+  Optimizer plain(RMSProp{});
+  expect_message([&] { plain.add_group(RMSProp{.momentum = 0.5}); }, {"rmsprop", "momentum_buffer"});
+  expect_message([&] { plain.add_group(RMSProp{.centered = true}); }, {"rmsprop", "grad_avg"});
+  Optimizer with_momentum(RMSProp{.momentum = 0.5});
+  EXPECT_NO_THROW(with_momentum.add_group(RMSProp{}));  // a momentum of zero has a buffer there
+  expect_message([&] { with_momentum.add_group(RMSProp{.centered = true}); }, {"rmsprop", "grad_avg"});
+}
+
+TEST_F(BadInput, zero_gradients_refuses_const_gradients_and_clears_none) {
+  optimizer.add(
+      {.name = "const", .parameter = new_parameter.span(), .gradient = std::span<const float>(new_gradient.span())});
+  expect_refused([&] { optimizer.zero_gradients(); }, {"\"const\"", "gradient", "const"});
+}
+
+// Every way to give an option, for every number option of every method, at every kind of value out of range.
+TEST(BadOptions, numbers_out_of_range_are_refused_wherever_they_are_given) {
+  for (const std::string& method : method_names()) {
+    for (const Option& option : options(make_method(method))) {
+      if (option.allowed.find("<=") == std::string::npos) continue;
+      SCOPED_TRACE(method + " " + option.name);
+      const bool fraction = option.allowed.find("3.4e38") == std::string::npos;
+      const bool below_one =
+          option.allowed.find("< 1") != std::string::npos && option.allowed.find("<= 1") == std::string::npos;
+      std::vector<std::pair<double, std::string>> bad{{kNan, "nan"},      {-1e-9, "-1e-09"},    {-1, "-1"},
+                                                      {kInfinity, "inf"}, {-kInfinity, "-inf"}, {1e39, "1e+39"}};
+      if (fraction) bad.emplace_back(1.5, "1.5");
+      if (below_one) bad.emplace_back(1.0, "1");
+      for (const std::pair<double, std::string>& value_and_text : bad) {
+        const double value = value_and_text.first;
+        const std::string& text = value_and_text.second;
+        SCOPED_TRACE(text);
+        const Strings parts{method, option.name, text, option.allowed};
+        Optimizer optimizer(make_method(method));
+        const auto value_now = [&] {
+          for (const Option& now : options(optimizer.options())) {
+            if (now.name == option.name) return now.value;
+          }
+          return std::string();
+        };
+        expect_message([&] { make_method(method, {{option.name, text}}); }, parts);
+        Method changed = make_method(method);
+        expect_message([&] { set_option(changed, option.name, text); }, parts);
+        EXPECT_EQ(options(changed).size(), options(make_method(method)).size());
+        for (const Option& now : options(changed)) {
+          EXPECT_TRUE(now.name != option.name || now.value == option.value) << now.value;
+        }
+        expect_message([&] { optimizer.set_option(GroupId{}, option.name, value); }, parts);
+        expect_message([&] { optimizer.set_option(GroupId{}, option.name, std::string_view(text)); }, parts);
+        if (option.name == "learning_rate") {
+          expect_message([&] { optimizer.set_learning_rate(GroupId{}, value); }, parts);
+        }
+        // Written into the struct, which nothing checks before the optimizer sees it.
+        Method written = make_method(method);
+        std::visit(
+            [&](auto& fields) {
+              fields.visit_fields(fields, [&](std::string_view field, auto& there, const auto&...) {
+                if constexpr (std::is_same_v<std::remove_reference_t<decltype(there)>, double>) {
+                  if (field == option.name) there = value;
+                }
+              });
+            },
+            written);
+        expect_message([&] { validate(written); }, parts);
+        expect_message([&] { Optimizer made(written); }, parts);
+        expect_message([&] { optimizer.add_group(written); }, parts);
+        expect_message([&] { optimizer.set_options(GroupId{}, written); }, parts);
+        EXPECT_EQ(value_now(), option.value);
+        EXPECT_THROW(static_cast<void>(optimizer.options(GroupId{1})), std::invalid_argument) << "no group was added";
+      }
+    }
+  }
+}
+
+TEST(BadOptions, the_ends_of_the_ranges_are_allowed) {
+  EXPECT_NO_THROW(make_method("adam", {{"beta1", "0"}, {"beta2", "0"}, {"epsilon", "0"}, {"learning_rate", "0"}}));
+  EXPECT_NO_THROW(make_method("adam", {{"beta1", "0.99999999999"}, {"learning_rate", "3.4e38"}}));
+  EXPECT_NO_THROW(make_method("momentum", {{"dampening", "1"}}));
+}
+
+TEST(BadOptions, text_that_is_no_value_and_unknown_names_are_refused) {
+  expect_message([] { make_method("adm"); }, {"\"adm\"", "gradient_descent, momentum, rmsprop, adam, adamw"});
+  expect_message([] { make_method(""); }, {"\"\""});
+  expect_message([] { make_method("Adam"); }, {"\"Adam\""});
+  expect_message([] { make_method("adam", {{"beta3", "0.5"}}); }, {"adam", "\"beta3\"", "beta1, beta2"});
+  for (const char* text : {"", "fast", "0.1x", " 0.1", "0.1 ", "0,1", "--1", "true"}) {
+    expect_message(
+        [&] {
+          make_method("adam", {{"learning_rate", text}});
+        },
+        {"adam", "learning_rate", std::string("\"") + text + '"', "0 <= learning_rate"});
+  }
+  for (const char* text : {"", "yes", "True", "1", "0"}) {
+    expect_message([&] { make_method("adam", {{"amsgrad", text}}); }, {"adam", "amsgrad", "true or false"});
+  }
+  expect_message(
+      [] {
+        make_method("rmsprop", {{"epsilon_placement", "inside"}});
+      },
+      {"rmsprop", "epsilon_placement", "\"inside\"", "inside_root or outside_root"});
+  expect_message([] { validate(RMSProp{.epsilon_placement = static_cast<EpsilonPlacement>(9)}); },
+                 {"rmsprop", "epsilon_placement", "9"});
+  Optimizer optimizer(RMSProp{});
+  expect_message([&] { optimizer.set_option(GroupId{}, "maximize", 0.5); }, {"maximize", "0.5", "true or false"});
+  expect_message([&] { optimizer.set_option(GroupId{}, "epsilon_placement", 1.0); },
+                 {"epsilon_placement", "inside_root"});
+}
+
+TEST(BadOptions, options_that_do_not_go_together_are_refused) {
+  expect_message(
+      [] {
+        make_method("momentum", {{"nesterov", "true"}, {"dampening", "0.1"}});
+      },
+      {"momentum", "nesterov", "dampening"});
+  expect_message([] { make_method("momentum", {{"nesterov", "true"}, {"momentum", "0"}}); }, {"momentum", "nesterov"});
+  Optimizer optimizer(Momentum{.nesterov = true});
+  expect_message([&] { optimizer.set_option(GroupId{}, "dampening", 0.1); }, {"nesterov"});
+  expect_message([&] { optimizer.set_option(GroupId{}, "momentum", 0.0); }, {"nesterov"});
+  EXPECT_EQ(std::get<Momentum>(optimizer.options()).dampening, 0.0);
+  EXPECT_EQ(std::get<Momentum>(optimizer.options()).momentum, 0.9);
+}
+
+TEST(BadTuning, threads_and_tiles_out_of_range_are_refused) {
+  expect_message([] { Optimizer optimizer(Adam{}, Device::cpu(), {.threads = -1}); }, {"threads", "-1"});
+  for (const std::int64_t tile :
+       {std::int64_t{-4096}, std::int64_t{1}, std::int64_t{4095}, std::int64_t{4097}, std::int64_t{-1}}) {
+    expect_message([&] { Optimizer optimizer(Adam{}, Device::cpu(), {.tile = tile}); },
+                   {"tile", std::to_string(tile), "4096"});
+  }
+}
+
+TEST(BadDevice, that_is_not_there_says_so) {
+  expect_message([] { Optimizer optimizer(Adam{}, Device::cuda(-1)); }, {"cuda:-1"});
+#if !defined(ADAMANT_TEST_HAS_CUDA)
+  EXPECT_THROW(Optimizer(Adam{}, Device::cuda(0)), Unavailable);
+#endif
+  bool all_there = true;
+  for (const SimdLevel level : {SimdLevel::baseline, SimdLevel::avx2, SimdLevel::avx512}) {
+    const std::vector<SimdLevel> there = simd_levels();
+    if (std::find(there.begin(), there.end(), level) != there.end()) continue;
+    all_there = false;
+    expect_message<Unavailable>([&] { Optimizer optimizer(Adam{}, Device::cpu(), {.simd = level}); },
+                                {std::string(name(level)), "baseline"});
+  }
+  if (all_there)
+    expect_message<Unavailable>([] { Optimizer optimizer(Adam{}, Device::cpu(), {.simd = static_cast<SimdLevel>(9)}); },
+                                {"SIMD"});
+}
+
+}  // namespace
+}  // namespace adamant::test

@@ -1,0 +1,636 @@
+// The program `adamant` as its users meet it: help, JSON, exit codes, and what it says of bad usage and bad files. What
+// it computes is the business of other tests.
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "adamant/adamant.hpp"
+#include "host/safetensors.hpp"
+#include "program.hpp"
+
+namespace adamant {
+namespace {
+
+namespace fs = std::filesystem;
+namespace st = safetensors;
+using test::contents;
+using test::Folder;
+using test::Outcome;
+using test::run_program;
+using Json = nlohmann::json;
+using Words = std::vector<std::string>;
+
+constexpr double kQuickSeconds = 10;  // what is refused is refused at once, even by a sanitized build
+const std::string kTrace = ADAMANT_SOURCE_DIR "/tests/golden/synthetic.trace.safetensors";
+
+Words operator+(Words words, const Words& more) {
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+class CommandLine : public testing::Test {
+ protected:
+  std::string file(const std::string& name) const { return folder_.file(name); }
+
+  static Outcome run(const Words& words, const test::RunLimits& limits = {}) {
+    return run_program(Words{ADAMANT_PROGRAM} + words, limits);
+  }
+
+  // Runs and expects exit code 0. Returns what it printed.
+  static std::string run_well(const Words& words) {
+    const Outcome outcome = run(words);
+    EXPECT_EQ(outcome.exit_code, 0) << to_text(words, outcome);
+    EXPECT_EQ(outcome.err, "") << to_text(words, outcome);
+    return outcome.out;
+  }
+
+  static Json run_for_json(const Words& words) {
+    const std::string out = run_well(words + Words{"--json"});
+    const Json report = Json::parse(out, nullptr, false);
+    EXPECT_FALSE(report.is_discarded()) << out;
+    return report;
+  }
+
+  // Names and bytes of all files in the test's folder.
+  std::map<std::string, std::string> files() const {
+    std::map<std::string, std::string> all;
+    for (const auto& entry : fs::recursive_directory_iterator(folder_.path())) {
+      all[entry.path().string()] = entry.is_regular_file() ? contents(entry.path()) : "";
+    }
+    return all;
+  }
+
+  // Bad usage: exit code 2, one line on standard error that has all of `parts`, nothing on standard output, no file
+  // created or changed, and no time lost.
+  void expect_refused(const Words& words, const Words& parts, const test::RunLimits& limits = {}) const {
+    const auto before = files();
+    const Outcome outcome = run(words, limits);
+    EXPECT_EQ(outcome.exit_code, 2) << to_text(words, outcome);
+    EXPECT_EQ(outcome.signal, 0) << to_text(words, outcome);
+    EXPECT_EQ(outcome.out, "") << to_text(words, outcome);
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << to_text(words, outcome);
+    EXPECT_TRUE(outcome.err.ends_with('\n')) << to_text(words, outcome);
+    EXPECT_LT(outcome.err.size(), 600U) << to_text(words, outcome);
+    for (const std::string& part : parts) {
+      EXPECT_NE(outcome.err.find(part), std::string::npos) << "expected: " << part << '\n' << to_text(words, outcome);
+    }
+    EXPECT_LT(outcome.seconds, kQuickSeconds) << to_text(words, outcome);
+    EXPECT_EQ(files(), before) << to_text(words, outcome);
+  }
+
+  void expect_replay_refused(const Words& more, const Words& parts) const {
+    expect_refused(Words{"replay", kTrace, "--method", "adam"} + more, parts);
+  }
+
+  // A method's own option, through both ways in.
+  void expect_option_refused(const std::string& method, const Words& options, const Words& parts) const {
+    Words more{"--method", method};
+    for (const std::string& option : options) more.insert(more.end(), {"--option", option});
+    expect_refused(Words{"replay", kTrace} + more, parts);
+    expect_refused(Words{"compare", "--count", "1", "--steps", "1"} + more, parts);
+  }
+
+  // Writes the bytes under a name and expects replay to refuse it as a trace, naming it.
+  void expect_trace_refused(const std::string& bytes, const Words& parts) const {
+    save("bad.safetensors", bytes);
+    expect_refused({"replay", file("bad.safetensors"), "--method", "adam", "--out", file("out.safetensors")},
+                   parts + Words{file("bad.safetensors")});
+  }
+
+  void save(const std::string& name, const std::string& bytes) const {
+    std::ofstream stream(file(name), std::ios::binary);
+    stream << bytes;
+    ASSERT_TRUE(stream.flush());
+  }
+
+  // One tensor of zeros, to be written into a file.
+  struct Tensor {
+    std::string name;
+    st::Type type;
+    std::vector<std::int64_t> shape;
+  };
+
+  std::string save_tensors(const std::string& name, const std::vector<Tensor>& tensors) const {
+    std::vector<std::vector<std::byte>> storage;
+    std::vector<st::Entry> entries;
+    for (const Tensor& tensor : tensors) {
+      std::size_t bytes = st::type_size_bytes(tensor.type);
+      for (const std::int64_t size : tensor.shape) bytes *= static_cast<std::size_t>(size);
+      storage.emplace_back(bytes);
+    }
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      entries.push_back({tensors[i].name, tensors[i].type, tensors[i].shape, storage[i]});
+    }
+    st::write(file(name), entries);
+    return file(name);
+  }
+
+  // A trace whose gradients are 1, 2, 3, ... and whose parameters are 0.5.
+  std::string save_trace(std::int64_t count, std::int64_t steps) const {
+    std::vector<float> parameter(static_cast<std::size_t>(count), 0.5F);
+    std::vector<float> gradient(static_cast<std::size_t>(count * steps));
+    for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] = static_cast<float>(i + 1);
+    const std::vector<st::Entry> entries{{"param", st::Type::F32, {count}, std::as_bytes(std::span(parameter))},
+                                         {"grad", st::Type::F32, {steps, count}, std::as_bytes(std::span(gradient))}};
+    st::write(file("trace.safetensors"), entries);
+    return file("trace.safetensors");
+  }
+
+ private:
+  Folder folder_;
+};
+
+// --- What works
+
+TEST_F(CommandLine, HelpAndVersionExitWithZeroForTheProgramAndEverySubcommand) {
+  for (const Words& words : {Words{"--help"}, Words{"-h"}, Words{"bench", "--help"}, Words{"compare", "--help"},
+                             Words{"replay", "--help"}, Words{"replay", "-h"}}) {
+    const std::string help = run_well(words);
+    EXPECT_NE(help.find("Usage: adamant"), std::string::npos) << help;
+    EXPECT_NE(help.find("Exit code: 0"), std::string::npos) << help;
+  }
+  for (const std::string subcommand : {"bench", "compare", "replay"}) {
+    EXPECT_NE(run_well({"--help"}).find(subcommand), std::string::npos);
+    const std::string help = run_well({subcommand, "--help"});
+    for (const char* option : {"--method", "--option", "--device", "--dtype", "--simd", "--threads", "--json"}) {
+      EXPECT_NE(help.find(option), std::string::npos) << subcommand << " " << option;
+    }
+  }
+  const std::string version = run_well({"--version"});
+  EXPECT_EQ(std::count(version.begin(), version.end(), '.'), 2) << version;
+}
+
+TEST_F(CommandLine, BenchReportsEveryMethodAndSizeInATableAndInJson) {
+  const Words words{"bench", "--sizes", "1,17,1000", "--repetitions", "1", "--threads", "1"};
+  const std::string table = run_well(words);
+  for (const std::string& method : method_names()) EXPECT_NE(table.find(method), std::string::npos) << table;
+
+  const Json report = run_for_json(words + Words{"--json-file", file("bench.json")});
+  EXPECT_EQ(Json::parse(contents(file("bench.json"))), report);
+  EXPECT_TRUE(report.at("environment").contains("compiler"));
+  EXPECT_EQ(report.at("environment").at("simd_levels").size(), simd_levels().size());
+  EXPECT_EQ(report.at("dtype"), "f32");
+  ASSERT_EQ(report.at("results").size(), 3 * method_names().size());
+  for (const Json& result : report.at("results")) {
+    for (const char* field : {"method", "count", "bytes_per_parameter", "streams_read", "streams_written", "threads",
+                              "simd", "seconds", "median_seconds", "spread", "gigabytes_per_second", "ceiling_variant",
+                              "ceiling_seconds", "ceiling_gigabytes_per_second", "fraction_of_ceiling"}) {
+      EXPECT_TRUE(result.contains(field)) << field;
+    }
+    EXPECT_GT(result.at("median_seconds").get<double>(), 0);
+    EXPECT_EQ(result.at("seconds").size(), 1U);
+  }
+}
+
+TEST_F(CommandLine, BenchCountsTheBytesThatAMethodMoves) {
+  const std::map<std::string, int> kStreams{
+      {"gradient_descent", 3}, {"momentum", 5}, {"rmsprop", 5}, {"adam", 7}, {"adamw", 7}};
+  for (const auto& [type, size] : {std::pair<std::string, int>{"f32", 4}, {"f64", 8}}) {
+    const Json report =
+        run_for_json({"bench", "--sizes", "8", "--repetitions", "1", "--threads", "1", "--dtype", type});
+    for (const Json& result : report.at("results")) {
+      EXPECT_EQ(result.at("bytes_per_parameter"), size * kStreams.at(result.at("method"))) << result;
+    }
+  }
+}
+
+TEST_F(CommandLine, BenchSaysHowMuchMemoryATooLargeSizeNeedsAndGoesOn) {
+  const Words words{"bench",         "--method", "adam",      "--sizes", "1000000000000,16",
+                    "--repetitions", "1",        "--threads", "1",       "--json"};
+  const Outcome outcome = run(words);
+  EXPECT_EQ(outcome.exit_code, 0) << to_text(words, outcome);
+  EXPECT_NE(outcome.err.find("adam at 1000000000000 needs 14901.2 GiB"), std::string::npos) << outcome.err;
+  const Json report = Json::parse(outcome.out);
+  ASSERT_EQ(report.at("results").size(), 1U);
+  EXPECT_EQ(report.at("results")[0].at("count"), 16);
+  ASSERT_EQ(report.at("left_out").size(), 1U);
+  EXPECT_EQ(report.at("left_out")[0].at("count"), 1000000000000);
+  EXPECT_GE(report.at("left_out")[0].at("bytes_needed").get<std::int64_t>(), 16 * 1000000000000);
+}
+
+TEST_F(CommandLine, CompareAgreesOnEveryMethodTypeAndSmallSize) {
+  for (const std::string type : {"f32", "f64"}) {
+    for (const std::string count : {"0", "1", "17"}) {
+      const Words words{"compare", "--count", count, "--steps", "3", "--dtype", type};
+      const Json report = run_for_json(words);
+      EXPECT_EQ(report.at("passed"), true);
+      EXPECT_EQ(report.at("count"), std::stoi(count));
+      EXPECT_EQ(report.at("steps"), 3);
+      EXPECT_EQ(report.at("seed"), 1);
+      EXPECT_EQ(report.at("dtype"), type);
+      EXPECT_TRUE(report.contains("environment"));
+      // Of each method at least its plain variant, at each SIMD level and against the reference.
+      EXPECT_GE(report.at("rows").size(), method_names().size() * (simd_levels().size() + 1));
+      for (const Json& row : report.at("rows")) {
+        for (const char* field :
+             {"method", "left", "right", "mismatching_values", "largest_error_ulps", "mean_error_ulps", "passed"}) {
+          EXPECT_TRUE(row.contains(field)) << field;
+        }
+        EXPECT_EQ(row.at("mismatching_values"), 0) << row;
+        EXPECT_EQ(row.contains("largest_part_of_bound"), row.at("right") == "reference") << row;
+        EXPECT_LE(row.value("largest_part_of_bound", 0.0), 1.0) << row;
+      }
+    }
+  }
+  EXPECT_NE(run_well({"compare", "--count", "17", "--steps", "2", "--method", "adam"}).find("reference"),
+            std::string::npos);
+}
+
+TEST_F(CommandLine, CompareTakesOptionsAndAnySeed) {
+  for (const std::string seed : {"0", "18446744073709551615"}) {
+    const Json report = run_for_json({"compare", "--method", "momentum", "--option", "nesterov=true", "--option",
+                                      "momentum=0.5", "--count", "5", "--steps", "1", "--seed", seed});
+    EXPECT_EQ(report.at("seed").dump(), seed);
+    EXPECT_EQ(report.at("rows")[0].at("method"), "momentum momentum=0.5 nesterov=true");
+  }
+}
+
+TEST_F(CommandLine, ReplayWritesWhatAReplayThenMeetsBitByBitInBothTypes) {
+  for (const std::string type : {"f32", "f64"}) {
+    for (const std::string& method : method_names()) {
+      const std::string out = file(method + type);
+      const Words words{"replay", kTrace, "--method", method, "--dtype", type};
+      Json report = run_for_json(words + Words{"--out", out});
+      for (const char* field :
+           {"environment", "trace", "method", "options", "device", "dtype", "parameters", "steps"}) {
+        EXPECT_TRUE(report.contains(field)) << field;
+      }
+      EXPECT_EQ(report.at("parameters"), 1027);
+      EXPECT_EQ(report.at("steps"), 60);
+      EXPECT_FALSE(report.contains("comparison"));
+
+      const st::File written = st::File::open(out);
+      EXPECT_EQ(written.entries().size(), 1 + state_names(make_method(method)).size());
+      for (const st::Entry& entry : written.entries()) {
+        EXPECT_EQ(st::type_name(entry.type), type == "f32" ? "F32" : "F64");
+        EXPECT_EQ(entry.shape, std::vector<std::int64_t>{1027});
+      }
+      for (const std::string& state : state_names(make_method(method)))
+        EXPECT_NE(written.find(state), nullptr) << state;
+
+      report = run_for_json(words + Words{"--expect", out, "--tolerance", "0"});
+      EXPECT_EQ(report.at("comparison").at("passed"), true);
+      EXPECT_EQ(report.at("expected"), out);
+      ASSERT_FALSE(report.at("comparison").at("figures").empty());
+      for (const Json& figure : report.at("comparison").at("figures")) {
+        for (const char* field : {"tensor", "figure", "value", "allowed", "passed"})
+          EXPECT_TRUE(figure.contains(field));
+        EXPECT_EQ(figure.at("value"), 0.0) << figure;
+      }
+    }
+  }
+  // A float32 result is not a float64 one, nor another method's.
+  EXPECT_EQ(
+      run({"replay", kTrace, "--method", "adam", "--dtype", "f64", "--expect", file("adamf32"), "--tolerance", "0"})
+          .exit_code,
+      1);
+  EXPECT_EQ(run({"replay", kTrace, "--method", "adam", "--expect", file("adamwf32")}).exit_code, 1);
+}
+
+TEST_F(CommandLine, ReplayWritesTheSameBytesWhateverTheThreadsAndTheSimdLevel) {
+  run_well({"replay", kTrace, "--method", "adam", "--out", file("best")});
+  for (const SimdLevel level : simd_levels()) {
+    run_well({"replay", kTrace, "--method", "adam", "--out", file("other"), "--simd", std::string(name(level)),
+              "--threads", "3"});
+    EXPECT_EQ(contents(file("best")), contents(file("other"))) << name(level);
+  }
+}
+
+TEST_F(CommandLine, ReplayOfNoStepsOrNoParametersLeavesThemAsTheyAre) {
+  for (const auto& [count, steps] : {std::pair<std::int64_t, std::int64_t>{3, 0}, {0, 4}, {0, 0}}) {
+    const std::string trace = save_trace(count, steps);
+    for (const std::string& method : method_names()) {
+      for (const std::string type : {"f32", "f64"}) {
+        const Words words{"replay", trace, "--method", method, "--dtype", type};
+        const Json report = run_for_json(words + Words{"--out", file("out")});
+        EXPECT_EQ(report.at("parameters"), count);
+        EXPECT_EQ(report.at("steps"), steps);
+        run_well(words + Words{"--expect", file("out"), "--tolerance", "0"});
+        if (type == "f32") {
+          EXPECT_EQ(st::File::open(file("out")).read<float>("param"),
+                    std::vector<float>(static_cast<std::size_t>(count), 0.5F));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CommandLine, ReplayOfOneParameterAndOneStepIsTheMethodsFirstStep) {
+  const std::string trace = save_trace(1, 1);
+  run_well({"replay", trace, "--method", "gradient_descent", "--option", "learning_rate=0.25", "--out", file("out")});
+  EXPECT_EQ(st::File::open(file("out")).read<float>("param"), std::vector<float>{0.25F});
+  run_well({"replay", trace, "--method", "momentum", "--option", "learning_rate=0.25", "--out", file("out")});
+  EXPECT_EQ(st::File::open(file("out")).read<float>("momentum_buffer"), std::vector<float>{1.0F});
+}
+
+TEST_F(CommandLine, ReplayFindsItsTraceBehindAnOptionToo) {
+  const Words words{"replay", "--method", "adam", "--option", "amsgrad=true"};
+  EXPECT_EQ(run_for_json(words + Words{"beta1=0.5", kTrace}).at("trace"), kTrace);
+  expect_refused(words, {"trace"});
+}
+
+TEST_F(CommandLine, ReplayReplacesAnOlderResult) {
+  save("out", "older");
+  run_well({"replay", kTrace, "--method", "adam", "--out", file("out")});
+  EXPECT_EQ(st::File::open(file("out")).entries().size(), 3U);
+}
+
+// --- Bad usage
+
+TEST_F(CommandLine, RefusesWhatIsNoSubcommandOrNoOptionOfOne) {
+  expect_refused({}, {"subcommand"});
+  expect_refused({"nonsense"}, {"nonsense", "bench, compare and replay"});
+  expect_refused({"--nonsense"}, {"nonsense"});
+  expect_refused({""}, {"subcommand"});
+  for (const std::string subcommand : {"bench", "compare"}) {
+    expect_refused({subcommand, "--nonsense"}, {"--nonsense"});
+    expect_refused({subcommand, "nonsense"}, {"nonsense"});
+    expect_refused({subcommand, "--method"}, {"--method"});
+  }
+  expect_refused({"bench", "compare"}, {"compare"});
+  expect_refused({"replay", "--method", "adam"}, {"trace"});
+  expect_refused({"replay", kTrace}, {"--method"});
+  expect_refused({"replay", kTrace, kTrace, "--method", "adam"}, {kTrace});
+  expect_replay_refused({"--nonsense"}, {"--nonsense"});
+  expect_replay_refused({"--method", "adam"}, {"--method"});
+}
+
+TEST_F(CommandLine, RefusesUnknownNamesAndListsTheOnesThereAre) {
+  for (const std::string method : {"adma", "", "Adam", "adam "}) {
+    expect_refused({"replay", kTrace, "--method", method}, {'"' + method + '"', "gradient_descent", "adamw"});
+    expect_refused({"compare", "--method", method}, {'"' + method + '"', "gradient_descent", "adamw"});
+    expect_refused({"bench", "--method", method}, {'"' + method + '"', "gradient_descent", "adamw"});
+  }
+  expect_refused({"replay", kTrace, "--method", "all"}, {"\"all\"", "gradient_descent"});
+  for (const std::string device : {"gpu", "cuda:", "cuda:-1", "cuda:1x", "cuda:99999999999", "CPU"}) {
+    expect_replay_refused({"--device", device}, {device, "cpu, cuda and cuda:N"});
+    expect_refused({"compare", "--count", "1", "--device", device}, {device});
+    expect_refused({"bench", "--sizes", "1", "--device", device}, {device});
+  }
+  expect_replay_refused({"--device", ""}, {"--device", "empty"});
+  expect_replay_refused({"--simd", "sse"}, {"\"sse\"", "baseline, avx2 and avx512"});
+  expect_replay_refused({"--simd", ""}, {"--simd", "empty"});
+  for (const std::string type : {"f16", "float", "", "F32"}) {
+    expect_replay_refused({"--dtype", type}, {"--dtype", type, "f32", "f64"});
+  }
+}
+
+TEST_F(CommandLine, SaysWhatIsMissingForADeviceThatIsNotThere) {
+  expect_replay_refused({"--device", "cuda:63"}, {"cuda:63"});
+  expect_refused({"compare", "--count", "1", "--device", "cuda:63"}, {"cuda:63"});
+  expect_refused({"bench", "--sizes", "1", "--device", "cuda:63"}, {"cuda:63"});
+}
+
+TEST_F(CommandLine, RefusesOptionsThatTheMethodDoesNotHaveOrThatAreGivenWrongly) {
+  expect_option_refused("adam", {"lr=1"}, {"\"lr\"", "learning_rate"});
+  expect_option_refused("adam", {"momentum=0.9"}, {"momentum", "beta1"});
+  expect_option_refused("gradient_descent", {"nesterov=true"}, {"nesterov"});
+  expect_option_refused("adam", {"learning_rate"}, {"learning_rate", "name=value"});
+  expect_option_refused("adam", {"=1"}, {"=1", "name=value"});
+  expect_option_refused("adam", {"="}, {"name=value"});
+  expect_option_refused("adam", {"beta1=0.5", "beta1=0.5"}, {"beta1", "twice"});
+  expect_option_refused("momentum", {"nesterov=true", "momentum=0"}, {"nesterov"});
+  expect_option_refused("momentum", {"nesterov=true", "dampening=0.1"}, {"nesterov"});
+  expect_refused({"compare", "--option", "beta1=0.5"}, {"--option", "--method"});
+  expect_refused({"bench", "--option", "beta1=0.5"}, {"--option", "--method"});
+}
+
+TEST_F(CommandLine, RefusesOptionsThatAreNoNumberOrOutOfRange) {
+  for (const std::string value : {"nan", "-nan", "-1", "-1e-300", "inf", "-inf", "1e999", "1e+39", "", " ", "0,1", "1x",
+                                  "0x10", "true", "+1", " 1"}) {
+    expect_option_refused("adam", {"learning_rate=" + value}, {"learning_rate", value, "allowed"});
+  }
+  for (const std::string value : {"1", "1.0", "2", "-0.1", "nan", "1e999", ""}) {
+    expect_option_refused("adam", {"beta1=" + value}, {"beta1", "0 <= beta1 < 1"});
+    expect_option_refused("adamw", {"beta2=" + value}, {"beta2", "0 <= beta2 < 1"});
+    expect_option_refused("rmsprop", {"decay=" + value}, {"decay", "0 <= decay < 1"});
+    expect_option_refused("momentum", {"momentum=" + value}, {"momentum", "0 <= momentum < 1"});
+  }
+  for (const std::string value : {"1.5", "-0.5", "nan"})
+    expect_option_refused("momentum", {"dampening=" + value}, {"dampening"});
+  for (const std::string value : {"1", "0", "True", "yes", ""}) {
+    expect_option_refused("adam", {"amsgrad=" + value}, {"amsgrad", "true or false"});
+  }
+  expect_option_refused("rmsprop", {"epsilon_placement=inside"}, {"inside_root or outside_root"});
+}
+
+TEST_F(CommandLine, RefusesSizesAndCountsThatAreNoWholeNumberInRange) {
+  for (const std::string value : {"-1", "nan", "1.5", "1e3", "", " 1", "99999999999999999999", "0x10", "x"}) {
+    for (const Words& words : {Words{"compare", "--count"}, Words{"compare", "--steps"}, Words{"compare", "--seed"},
+                               Words{"compare", "--threads"}, Words{"bench", "--sizes"},
+                               Words{"bench", "--repetitions"}, Words{"bench", "--threads"}}) {
+      expect_refused(words + Words{value}, {words.back(), '"' + value + '"', "whole number from"});
+    }
+  }
+  expect_refused({"compare", "--steps", "0"}, {"--steps", "\"0\""});
+  expect_refused({"bench", "--sizes", "16,0"}, {"--sizes", "\"0\""});
+  expect_refused({"bench", "--sizes", "16,x"}, {"--sizes", "\"x\""});
+  expect_refused({"bench", "--repetitions", "0"}, {"--repetitions", "\"0\""});
+  expect_replay_refused({"--threads", "1000000"}, {"--threads", "1000000"});
+  for (const std::string value : {"-1", "nan", "inf", "1e999", "", "x"}) {
+    expect_replay_refused({"--expect", kTrace, "--tolerance", value}, {"--tolerance", '"' + value + '"'});
+  }
+}
+
+TEST_F(CommandLine, CompareSaysHowMuchMemoryATooLargeCountNeeds) {
+  expect_refused({"compare", "--method", "adam", "--count", "1000000000000"}, {"1000000000000", "needs", "GiB"});
+}
+
+// --- Bad files
+
+TEST_F(CommandLine, RefusesATraceThatIsNoFileOrEmpty) {
+  expect_refused({"replay", "", "--method", "adam"}, {"trace", "empty"});
+  expect_refused({"replay", file("missing"), "--method", "adam"}, {file("missing"), "No such file"});
+  expect_refused({"replay", file("missing/deeper"), "--method", "adam"}, {file("missing/deeper")});
+  fs::create_directory(file("folder"));
+  expect_refused({"replay", file("folder"), "--method", "adam"}, {file("folder"), "directory"});
+  expect_refused({"replay", "/dev/zero", "--method", "adam"}, {"/dev/zero", "device"});
+  ASSERT_EQ(::mkfifo(file("pipe").c_str(), 0600), 0);
+  expect_refused({"replay", file("pipe"), "--method", "adam"}, {file("pipe")});
+  expect_trace_refused("", {});
+}
+
+TEST_F(CommandLine, RefusesATraceThatIsCutOffAnywhere) {
+  const std::string whole = contents(save_trace(3, 2));
+  for (const std::size_t length : {std::size_t{1}, std::size_t{7}, std::size_t{8}, std::size_t{9}, std::size_t{40},
+                                   whole.size() / 2, whole.size() - 5, whole.size() - 1}) {
+    ASSERT_LT(length, whole.size());
+    expect_trace_refused(whole.substr(0, length), {});
+  }
+  expect_trace_refused(whole + '\0', {});
+}
+
+TEST_F(CommandLine, RefusesATraceWithALyingHeader) {
+  const auto bytes_of = [](std::uint64_t length, const std::string& header, std::size_t data) {
+    std::string bytes(8, '\0');
+    std::memcpy(bytes.data(), &length, 8);
+    return bytes + header + std::string(data, '\0');
+  };
+  const auto header = [](const std::string& shape, const std::string& offsets) {
+    return R"({"param":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"grad":{"dtype":"F32","shape":)" + shape +
+           R"(,"data_offsets":)" + offsets + "}}";
+  };
+  const std::string right = header("[1,2]", "[8,16]");
+  save("right", bytes_of(right.size(), right, 16));
+  run_well({"replay", file("right"), "--method", "adam"});
+
+  expect_trace_refused(bytes_of(~std::uint64_t{0}, right, 16), {});
+  expect_trace_refused(bytes_of(std::uint64_t{1} << 40, right, 16), {});
+  expect_trace_refused(bytes_of(right.size() + 17, right, 16), {});
+  expect_trace_refused(bytes_of(right.size() - 1, right, 16), {});
+  expect_trace_refused(bytes_of(4, "null", 16), {});
+  for (const std::string& lie :
+       {header("[1,2]", "[8,24]"), header("[1,2]", "[0,8]"), header("[1,2]", "[16,8]"), header("[1,2]", "[8,-1]"),
+        header("[2,2]", "[8,16]"), header("[4611686018427387904,2]", "[8,16]"), header("[-1,2]", "[8,16]"),
+        header("[1.0,2]", "[8,16]"), header("\"12\"", "[8,16]")}) {
+    expect_trace_refused(bytes_of(lie.size(), lie, 16), {"grad"});
+  }
+  expect_trace_refused(bytes_of(200000, std::string(200000, '['), 0), {});
+}
+
+TEST_F(CommandLine, RefusesATraceWithMissingOrWronglyShapedTensors) {
+  const auto refused = [&](const std::vector<Tensor>& tensors, const Words& parts) {
+    const std::string trace = save_tensors("bad.safetensors", tensors);
+    expect_refused({"replay", trace, "--method", "adam", "--out", file("out")}, Words{trace} + parts);
+  };
+  constexpr st::Type kF32 = st::Type::F32;
+  refused({{"grad", kF32, {2, 3}}}, {"'param'", "grad"});
+  refused({{"param", kF32, {3}}}, {"'grad'", "param"});
+  refused({}, {"'param'"});
+  refused({{"param", kF32, {3, 1}}, {"grad", kF32, {2, 3}}}, {"param", "[3, 1]", "[n]"});
+  refused({{"param", kF32, {}}, {"grad", kF32, {2, 1}}}, {"param", "[]", "[n]"});
+  refused({{"param", kF32, {3}}, {"grad", kF32, {2, 4}}}, {"grad", "[2, 4]", "[steps, 3]"});
+  refused({{"param", kF32, {3}}, {"grad", kF32, {6}}}, {"grad", "[6]", "[steps, 3]"});
+  refused({{"param", kF32, {3}}, {"grad", kF32, {2, 3, 1}}}, {"grad", "[2, 3, 1]"});
+  refused({{"param", kF32, {3}}, {"grad", kF32, {0, 4}}}, {"grad", "[0, 4]"});
+  for (const st::Type type : {st::Type::F16, st::Type::BF16, st::Type::I32, st::Type::I64, st::Type::BOOL}) {
+    refused({{"param", type, {3}}, {"grad", kF32, {2, 3}}}, {"param", std::string(st::type_name(type)), "F32 or F64"});
+    refused({{"param", kF32, {3}}, {"grad", type, {2, 3}}}, {"grad", std::string(st::type_name(type)), "F32 or F64"});
+  }
+}
+
+TEST_F(CommandLine, TakesATraceInFloat64) {
+  const std::string trace = save_tensors(
+      "trace", {{"param", st::Type::F64, {3}}, {"grad", st::Type::F32, {2, 3}}, {"more", st::Type::I8, {1}}});
+  run_well({"replay", trace, "--method", "adam", "--dtype", "f64"});
+}
+
+TEST_F(CommandLine, RefusesAnExpectedFileThatCannotBeComparedWith) {
+  const std::string trace = save_trace(3, 2);
+  const auto refused = [&](const std::vector<Tensor>& tensors, const Words& parts) {
+    const std::string expected = save_tensors("expected", tensors);
+    expect_refused({"replay", trace, "--method", "adam", "--expect", expected, "--out", file("out")},
+                   Words{expected} + parts);
+  };
+  constexpr st::Type kF64 = st::Type::F64;
+  refused({{"exp_avg", kF64, {3}}}, {"'param'"});
+  refused({{"param", kF64, {4}}}, {"param", "[4]", "[3]"});
+  refused({{"param", kF64, {}}}, {"param", "[]", "[3]"});
+  refused({{"param", st::Type::I32, {3}}}, {"param", "I32", "F32 or F64"});
+  refused({{"param", kF64, {3}}, {"exp_avg", kF64, {2}}}, {"exp_avg", "[2]", "[3]"});
+  refused({{"param", kF64, {3}}, {"param_f32", kF64, {2}}, {"param_path_max", kF64, {3}}}, {"param_f32", "[2]"});
+  refused({{"param", kF64, {3}}, {"param_f32", kF64, {3}}, {"param_path_max", kF64, {2}}}, {"param_path_max", "[2]"});
+
+  expect_refused({"replay", trace, "--method", "adam", "--expect", file("missing"), "--out", file("out")},
+                 {file("missing")});
+  save("broken", "{}");
+  expect_refused({"replay", trace, "--method", "adam", "--expect", file("broken")}, {file("broken")});
+  expect_refused({"replay", trace, "--method", "adam", "--expect", ""}, {"--expect", "empty"});
+}
+
+TEST_F(CommandLine, AComparisonWithStatesThatTheMethodDoesNotHaveFails) {
+  const std::string trace = save_trace(3, 2);
+  run_well({"replay", trace, "--method", "adam", "--out", file("adam")});
+  const Words words{"replay", trace, "--method", "rmsprop", "--expect", file("adam"), "--tolerance", "1e30", "--json"};
+  const Outcome outcome = run(words);
+  EXPECT_EQ(outcome.exit_code, 1) << to_text(words, outcome);
+  EXPECT_EQ(outcome.err, "") << to_text(words, outcome);
+  std::vector<std::string> failed;
+  const Json report = Json::parse(outcome.out);
+  for (const Json& figure : report.at("comparison").at("figures")) {
+    if (figure.at("passed") == false) failed.push_back(figure.at("tensor"));
+  }
+  EXPECT_EQ(failed, (std::vector<std::string>{"exp_avg", "exp_avg_sq"}));
+}
+
+TEST_F(CommandLine, AComparisonThatMeetsANaNFails) {
+  const std::string trace = save_trace(3, 2);
+  run_well({"replay", trace, "--method", "adam", "--out", file("adam")});
+  const st::File good = st::File::open(file("adam"));
+  std::vector<float> parameter = good.read<float>("param");
+  parameter[1] = std::numeric_limits<float>::quiet_NaN();
+  std::vector<st::Entry> entries(good.entries().begin(), good.entries().end());
+  for (st::Entry& entry : entries) {
+    if (entry.name == "param") entry.data = std::as_bytes(std::span(parameter));
+  }
+  st::write(file("nan"), entries);
+  const Words words{"replay", trace, "--method", "adam", "--expect", file("nan"), "--tolerance", "1e30", "--json"};
+  const Outcome outcome = run(words);
+  EXPECT_EQ(outcome.exit_code, 1) << to_text(words, outcome);
+}
+
+TEST_F(CommandLine, RefusesOutputsThatCannotBeWritten) {
+  expect_replay_refused({"--out", ""}, {"--out", "empty"});
+  expect_replay_refused({"--out", file("missing/out")}, {"--out", file("missing/out"), "no folder"});
+  expect_replay_refused({"--out", file("")}, {"--out", "folder"});
+  expect_replay_refused({"--out", "/dev/full"}, {"/dev/full", "device"});
+  expect_replay_refused({"--out", "/proc/adamant"}, {"/proc/adamant"});
+  for (const Words& words : {Words{"replay", kTrace, "--method", "adam"}, Words{"compare", "--count", "1"},
+                             Words{"bench", "--sizes", "1"}}) {
+    expect_refused(words + Words{"--json-file", ""}, {"--json-file", "empty"});
+    expect_refused(words + Words{"--json-file", file("missing/out")},
+                   {"--json-file", file("missing/out"), "no folder"});
+    expect_refused(words + Words{"--json-file", file("")}, {"--json-file", "folder"});
+  }
+  // As root everything may be written.
+  if (::geteuid() != 0) {
+    fs::create_directory(file("folder"));
+    fs::permissions(file("folder"), fs::perms::owner_read | fs::perms::owner_exec);
+    expect_replay_refused({"--out", file("folder/out")}, {"--out", file("folder/out"), "denied"});
+    expect_replay_refused({"--json-file", file("folder/out")}, {"--json-file", file("folder/out"), "denied"});
+    fs::permissions(file("folder"), fs::perms::owner_all);
+  }
+}
+
+TEST_F(CommandLine, SaysWhenTheDeviceIsFull) {
+  const Words words{"replay", kTrace, "--method", "adam"};
+  for (const Words& full :
+       {words + Words{"--json", "--json-file", "/dev/full"}, words + Words{"--json-file", "/dev/full"}}) {
+    const Outcome outcome = run(full);
+    EXPECT_EQ(outcome.exit_code, 2) << to_text(full, outcome);
+    EXPECT_NE(outcome.err.find("/dev/full: No space left"), std::string::npos) << to_text(full, outcome);
+  }
+  expect_refused(words, {"No space left"}, {.standard_output = "/dev/full"});
+  expect_refused(words + Words{"--json"}, {"No space left"}, {.standard_output = "/dev/full"});
+}
+
+TEST_F(CommandLine, RefusesToWriteOverWhatItReads) {
+  const std::string trace = save_trace(3, 2);
+  run_well({"replay", trace, "--method", "adam", "--out", file("expected")});
+  fs::create_symlink(trace, file("link"));
+  fs::create_hard_link(trace, file("hard"));
+  const Words words{"replay", trace, "--method", "adam", "--expect", file("expected")};
+  for (const std::string& path : {trace, file("./trace.safetensors"), file("link"), file("hard"), file("expected")}) {
+    for (const std::string option : {"--out", "--json-file"})
+      expect_refused(words + Words{option, path}, {option, path});
+  }
+  expect_refused(words + Words{"--out", file("both"), "--json-file", file("both")}, {"--out", file("both")});
+}
+
+TEST_F(CommandLine, TakesPathsThatAreNotUtf8) {
+  fs::copy_file(kTrace, file("trace\xff"));
+  EXPECT_EQ(run_for_json({"replay", file("trace\xff"), "--method", "adam"}).at("steps"), 60);
+}
+
+}  // namespace
+}  // namespace adamant

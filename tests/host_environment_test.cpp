@@ -1,0 +1,329 @@
+// Promise P9 in one process: the rounding mode, flush-to-zero, traps and exception flags that the host program has set
+// change no bit of any result, and are as they were after every call. What its compiler flags may do is in
+// fast_math_program/.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cfenv>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#include "adamant/adamant.hpp"
+#include "tests/inputs.hpp"
+#include "tests/methods.hpp"
+#include "tests/single_tensor.hpp"
+
+namespace adamant::test {
+namespace {
+
+// The control register that flush-to-zero is in; on x86-64 it holds rounding mode, masks and flags of SSE too.
+#if defined(__x86_64__)
+constexpr std::uint64_t kFlushToZero = 0x8040;  // FTZ and DAZ
+constexpr std::uint64_t kMasks = 0x1F80;
+std::uint64_t control() { return _mm_getcsr(); }
+void set_control(std::uint64_t value) { _mm_setcsr(static_cast<unsigned>(value)); }
+#elif defined(__aarch64__)
+constexpr std::uint64_t kFlushToZero = std::uint64_t{1} << 24;
+std::uint64_t control() {
+  std::uint64_t value;
+  asm volatile("mrs %0, fpcr" : "=r"(value));
+  return value;
+}
+void set_control(std::uint64_t value) { asm volatile("msr fpcr, %0" : : "r"(value)); }
+#endif
+
+// What a caller can see of its floating-point environment.
+struct Seen {
+  std::uint64_t control_bits = control();
+  int rounding = std::fegetround();
+  int flags = std::fetestexcept(FE_ALL_EXCEPT);
+  int traps = fegetexcept();
+  friend bool operator==(const Seen&, const Seen&) = default;
+  friend void PrintTo(const Seen& seen, std::ostream* out) {
+    *out << std::hex << "control " << seen.control_bits << " rounding " << seen.rounding << " flags " << seen.flags
+         << " traps " << seen.traps;
+  }
+};
+
+struct Environment {
+  std::string name;
+  void (*enter)();
+  friend void PrintTo(const Environment& environment, std::ostream* out) { *out << environment.name; }
+};
+
+// In force for its lifetime. Nothing of GoogleTest runs meanwhile: it may compute with floating point.
+class Entered {
+ public:
+  explicit Entered(const Environment& environment) {
+    std::feholdexcept(&before_);
+    environment.enter();
+  }
+  ~Entered() { std::fesetenv(&before_); }
+  Entered(const Entered&) = delete;
+  Entered& operator=(const Entered&) = delete;
+
+ private:
+  std::fenv_t before_{};
+};
+
+void raise_flags() {
+#if defined(__x86_64__)
+  set_control(control() | 0x3F);
+#else
+  std::feraiseexcept(FE_ALL_EXCEPT);
+#endif
+}
+
+void unmask_traps() {
+  feenableexcept(FE_ALL_EXCEPT);
+#if defined(__x86_64__)
+  set_control(control() & ~kMasks);  // the trap for subnormal operands too, which feenableexcept does not know
+#endif
+}
+
+const std::vector<Environment>& environments() {
+  static const std::vector<Environment> all{
+      {"untouched", [] {}},
+      {"rounding_up", [] { std::fesetround(FE_UPWARD); }},
+      {"rounding_down", [] { std::fesetround(FE_DOWNWARD); }},
+      {"rounding_toward_zero", [] { std::fesetround(FE_TOWARDZERO); }},
+      {"flush_to_zero", [] { set_control(control() | kFlushToZero); }},
+      {"flags_raised", [] { raise_flags(); }},
+      {"traps_unmasked", [] { unmask_traps(); }},
+      {"all_at_once",
+       [] {
+         std::fesetround(FE_UPWARD);
+         set_control(control() | kFlushToZero);
+         unmask_traps();
+       }},
+  };
+  return all;
+}
+
+class HostEnvironment : public testing::TestWithParam<Environment> {};
+
+// Eight whole tiles of the smallest size and a part of one: enough for the backend to wake its threads.
+constexpr std::int64_t kCount = 8 * kChunk + 37;
+constexpr int kThreads = 3;
+
+// Ordinary values, subnormals, and any bits at all: NaN, infinities, huge values.
+template <typename Real>
+std::vector<Real> mixed_values(std::int64_t count, std::uint64_t seed) {
+  constexpr int kMantissa = sizeof(Real) == 4 ? 23 : 52;
+  Random random(seed);
+  std::vector<Real> values(static_cast<std::size_t>(count));
+  for (Real& value : values) {
+    switch (random.below(8)) {
+      case 0: value = std::bit_cast<Real>(static_cast<Bits<Real>>(random.bits())); break;
+      case 1: value = std::bit_cast<Real>(static_cast<Bits<Real>>(random.bits() >> (65 - kMantissa))); break;
+      case 2: value = random.spread<Real>(sizeof(Real) == 4 ? -126 : -1022, -60); break;
+      default: value = random.spread<Real>(-12, 4); break;
+    }
+  }
+  // Shows the rate itself as the first element of the parameter.
+  values[0] = seed % 2 == 0 ? Real{0} : Real{1};
+  return values;
+}
+
+// Everything that three steps leave behind. The method is made from text, also in the environment.
+template <typename Real>
+std::vector<Real> run(const Case& c, std::int64_t count, const Tuning& tuning, const Environment& environment) {
+  const std::vector<Real> initial = mixed_values<Real>(count, 2);
+  const std::vector<std::vector<Real>> gradients{mixed_values<Real>(count, 3), mixed_values<Real>(count, 5),
+                                                 mixed_values<Real>(count, 7)};
+  const Entered entered(environment);
+  SingleTensor<Real> tensor(c, initial, tuning);
+  for (const std::vector<Real>& gradient : gradients) tensor.step(gradient);
+  return tensor.everything();
+}
+
+void expect_default_bits(const TypedCase& c, const Tuning& tuning, const Environment& environment) {
+  with_type(c.type, [&]<typename Real>(Real) {
+    SCOPED_TRACE(c.method_case.name + " " + std::string(name(c.type)) + " threads " + std::to_string(tuning.threads));
+    const std::int64_t count = tuning.threads == 1 ? kChunk + 37 : kCount;
+    const auto expected = run<Real>(c.method_case, count, {.threads = 1, .tile = kChunk}, environments().front());
+    const auto actual = run<Real>(c.method_case, count, tuning, environment);
+    EXPECT_TRUE(same_bits(actual, expected));
+  });
+}
+
+TEST_P(HostEnvironment, changes_no_bit_of_any_method_with_any_option) {
+  for (const TypedCase& c : typed(cases())) expect_default_bits(c, {.threads = 1, .tile = kChunk}, GetParam());
+}
+
+TEST_P(HostEnvironment, changes_no_bit_of_any_rule_at_any_simd_level_with_one_or_three_threads) {
+  for (const TypedCase& c : typed(one_case_per_rule())) {
+    for (const SimdLevel level : simd_levels()) {
+      for (const int threads : {1, 3}) {
+        SCOPED_TRACE(name(level));
+        expect_default_bits(c, {.threads = threads, .tile = kChunk, .simd = level}, GetParam());
+      }
+    }
+  }
+}
+
+TEST_P(HostEnvironment, changes_no_bit_of_a_subnormal_per_step_scalar) {
+  std::vector<Case> tiny;
+  for (const Case& c : one_case_per_rule()) tiny.push_back(c.with({{"learning_rate", "1.2345e-39"}}));
+  for (Case& c : std::vector<Case>(tiny)) tiny.push_back(c.with({{"learning_rate", "1.2345e-310"}}));
+  for (const TypedCase& c : typed(tiny)) expect_default_bits(c, {.threads = 3, .tile = kChunk}, GetParam());
+}
+
+TEST_P(HostEnvironment, changes_no_option_that_is_read_from_text_or_written_as_text) {
+  for (const Case& c : cases()) {
+    const Method expected = c.make();
+    const std::vector<Option> expected_texts = options(expected);
+    std::vector<Option> texts;
+    {
+      const Entered entered(GetParam());
+      texts = options(c.make());
+    }
+    ASSERT_EQ(texts.size(), expected_texts.size());
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      EXPECT_EQ(texts[i].value, expected_texts[i].value) << c.name << " " << texts[i].name;
+      EXPECT_EQ(texts[i].allowed, expected_texts[i].allowed) << c.name << " " << texts[i].name;
+    }
+  }
+}
+
+TEST_P(HostEnvironment, does_not_decide_which_variant_a_subnormal_momentum_asks_for) {
+  RMSProp method;
+  method.momentum = std::numeric_limits<double>::denorm_min();
+  std::size_t slots = 0;
+  {
+    const Entered entered(GetParam());
+    slots = state_names(method).size();
+  }
+  EXPECT_EQ(slots, 2U);
+}
+
+TEST_P(HostEnvironment, is_as_it_was_after_every_call) {
+  std::vector<float> parameter(kCount, 1.5F);
+  std::vector<float> gradient = mixed_values<float>(kCount, 9);
+  std::vector<std::string> calls;
+  std::vector<Seen> after;
+  Seen before;
+  {
+    const Entered entered(GetParam());
+    before = Seen();
+    const auto check = [&](const char* call) {
+      calls.emplace_back(call);
+      after.push_back(Seen());
+    };
+    Method method = make_method("rmsprop", {{"learning_rate", "3e-4"}, {"momentum", "0.9"}});
+    check("make_method");
+    validate(method);
+    check("validate");
+    set_option(method, "epsilon", "1e-7");
+    check("set_option of a method");
+    options(method);
+    check("options");
+    Optimizer optimizer(method, Device::cpu(), {.threads = 3, .tile = kChunk});
+    check("constructor");
+    optimizer.add_group(method);
+    check("add_group");
+    const TensorId id =
+        optimizer.add({.name = "x", .parameter = {parameter.data(), kCount}, .gradient = {gradient.data(), kCount}});
+    check("add");
+    optimizer.prepare();
+    check("prepare");
+    optimizer.step();
+    check("step");
+    optimizer.set_learning_rate({}, 0.1);
+    check("set_learning_rate");
+    optimizer.set_option({}, "decay", 0.3);
+    check("set_option by number");
+    optimizer.set_option({}, "decay", "0.7");
+    check("set_option by text");
+    optimizer.set_options({}, method);
+    check("set_options");
+    optimizer.set_step_count(id, std::int64_t{1} << 53);
+    check("set_step_count");
+    optimizer.step();
+    check("second step");
+    optimizer.state(id, "square_avg");
+    optimizer.state_bytes();
+    check("state");
+    optimizer.zero_gradients();
+    check("zero_gradients");
+    optimizer.remove(id);
+    check("remove");
+  }
+  for (std::size_t i = 0; i < after.size(); ++i) EXPECT_EQ(after[i], before) << "after " << calls[i];
+}
+
+TEST_P(HostEnvironment, does_not_turn_a_refused_value_into_a_trap) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  std::vector<float> values(3, 1.0F);
+  int refused = 0;
+  bool unchanged = true;
+  {
+    const Entered entered(GetParam());
+    const Seen before;
+    const auto attempt = [&](const std::function<void()>& call) {
+      try {
+        call();
+      } catch (const std::invalid_argument&) {
+        ++refused;
+      }
+      unchanged = unchanged && Seen() == before;
+    };
+    Optimizer optimizer{Adam{}};
+    attempt([&] { optimizer.set_learning_rate({}, nan); });
+    attempt([&] { optimizer.set_option({}, "beta1", nan); });
+    attempt([&] { optimizer.set_option({}, "amsgrad", nan); });
+    attempt([&] { optimizer.set_option({}, "beta1", "nan"); });
+    attempt([&] { Optimizer other(Momentum{.learning_rate = nan}); });
+    attempt([&] { validate(RMSProp{.momentum = nan}); });
+  }
+  EXPECT_EQ(refused, 6);
+  EXPECT_TRUE(unchanged) << "an exception left the environment changed";
+}
+
+// The threads of OpenMP belong to the program, which may have set them too.
+TEST_P(HostEnvironment, of_every_worker_thread_is_as_it_was_after_a_step) {
+  std::vector<float> parameter(kCount, 1.5F);
+  std::vector<float> gradient = mixed_values<float>(kCount, 9);
+  Optimizer optimizer(Adam{}, Device::cpu(), {.threads = kThreads, .tile = kChunk});
+  optimizer.add({.name = "x", .parameter = {parameter.data(), kCount}, .gradient = {gradient.data(), kCount}});
+  optimizer.prepare();
+
+  const Environment environment = GetParam();
+  const Seen ordinary;
+  std::vector<std::fenv_t> original(kThreads);
+  const auto on_every_worker = [](const auto& body) {
+#pragma omp parallel for num_threads(kThreads) schedule(static, 1)
+    for (std::size_t i = 0; i < kThreads; ++i) body(i);
+  };
+  const auto seen = [&] {
+    std::vector<Seen> all(kThreads);
+    on_every_worker([&](std::size_t i) { all[i] = Seen(); });
+    return all;
+  };
+  on_every_worker([&](std::size_t i) {
+    std::feholdexcept(&original[i]);
+    environment.enter();
+  });
+  const std::vector<Seen> before = seen();
+  const bool kept_by_runtime = seen() == before && (environment.name == "untouched" || before[1] != ordinary);
+  optimizer.step();
+  const std::vector<Seen> after = seen();
+  on_every_worker([&](std::size_t i) { std::fesetenv(&original[i]); });
+  if (!kept_by_runtime)
+    GTEST_SKIP() << "this OpenMP runtime gives its workers the environment of the thread they serve";
+  for (std::size_t i = 0; i < kThreads; ++i) EXPECT_EQ(after[i], before[i]) << "thread " << i;
+}
+
+INSTANTIATE_TEST_SUITE_P(Every, HostEnvironment, testing::ValuesIn(environments()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace adamant::test

@@ -1,0 +1,108 @@
+// Runs a program as a test does: with given words, its two outputs kept apart, and an end to its time.
+#pragma once
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+namespace adamant::test {
+
+// A folder of its own that is gone after the test.
+class Folder {
+ public:
+  Folder() {
+    std::string name = (std::filesystem::temp_directory_path() / "adamant-test-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) std::abort();
+    path_ = name;
+  }
+  ~Folder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+  std::string file(const std::string& name) const { return (path_ / name).string(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+inline std::string contents(const std::filesystem::path& path) {
+  std::ifstream stream(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+struct Outcome {
+  int exit_code = -1;  // -1: it did not exit by itself
+  int signal = 0;      // what ended it, if something did; SIGALRM: it took too long
+  double seconds = 0;
+  std::string out;
+  std::string err;
+};
+
+// What a test shows when it does not like an outcome.
+inline std::string to_text(const std::vector<std::string>& words, const Outcome& outcome) {
+  std::string text = "$";
+  for (const std::string& word : words) text += " '" + word + "'";
+  return text + "\nexit code " + std::to_string(outcome.exit_code) + ", signal " + std::to_string(outcome.signal) +
+         "\nstdout: " + outcome.out.substr(0, 2000) + "\nstderr: " + outcome.err.substr(0, 2000);
+}
+
+struct RunLimits {
+  unsigned seconds = 60;
+  std::string standard_output{};  // a file to send it to instead of keeping it
+};
+
+// Runs the program words[0] with the other words.
+inline Outcome run_program(const std::vector<std::string>& words, const RunLimits& limits = {}) {
+  const Folder folder;
+  const std::string out = limits.standard_output.empty() ? folder.file("out") : limits.standard_output;
+  const std::string err = folder.file("err");
+  std::vector<char*> arguments;
+  arguments.reserve(words.size() + 1);
+  for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
+  arguments.push_back(nullptr);
+
+  const auto start = std::chrono::steady_clock::now();
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const int out_file = ::open(out.c_str(), O_WRONLY | O_CREAT, 0600);
+    const int err_file = ::open(err.c_str(), O_WRONLY | O_CREAT, 0600);
+    const int in_file = ::open("/dev/null", O_RDONLY);
+    if (out_file < 0 || err_file < 0 || in_file < 0) ::_exit(126);
+    ::dup2(in_file, STDIN_FILENO);
+    ::dup2(out_file, STDOUT_FILENO);
+    ::dup2(err_file, STDERR_FILENO);
+    const rlimit no_core{0, 0};
+    ::setrlimit(RLIMIT_CORE, &no_core);
+    ::alarm(limits.seconds);  // goes on through exec
+    ::execv(arguments[0], arguments.data());
+    ::_exit(127);
+  }
+  Outcome outcome;
+  int status = 0;
+  if (child < 0 || ::waitpid(child, &status, 0) != child) {
+    ADD_FAILURE() << "cannot run " << words[0];
+    return outcome;
+  }
+  outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (WIFEXITED(status)) outcome.exit_code = WEXITSTATUS(status);
+  if (WIFSIGNALED(status)) outcome.signal = WTERMSIG(status);
+  if (limits.standard_output.empty()) outcome.out = contents(out);
+  outcome.err = contents(err);
+  return outcome;
+}
+
+}  // namespace adamant::test
