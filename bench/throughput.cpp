@@ -13,8 +13,11 @@ namespace {
 
 // Below this a single run is too short for the clock and for waking threads: runs are batched until they last as long.
 constexpr double kShortestSample = 2e-3;
-// Ceiling variants within this factor of the fastest first look go on to the interleaved measurement.
-constexpr double kWorthMeasuring = 1.10;
+// Every ceiling variant is looked at this often; as many of the fastest as kFinalists go on to the interleaved
+// measurement. One look would not do: on a shared machine a lucky one keeps out what is really the fastest, and the
+// ceiling is weak.
+constexpr int kLooks = 3;
+constexpr std::size_t kFinalists = 5;
 
 double quantile(std::vector<double> values, double q) {
   std::sort(values.begin(), values.end());
@@ -62,14 +65,21 @@ void fill(Real* values, std::int64_t count, double scale, int threads) {
 
 struct Candidate {
   const CeilingVariant* variant;
-  double first_look;
   Times times;
 };
+
+bool faster(const Candidate& left, const Candidate& right) { return left.times.median() < right.times.median(); }
 
 }  // namespace
 
 double Times::median() const { return quantile(seconds, 0.5); }
 double Times::spread() const { return 0.5 * (quantile(seconds, 0.75) - quantile(seconds, 0.25)) / median(); }
+
+double Throughput::fraction_of_ceiling() const {
+  std::vector<double> ratios;
+  for (std::size_t i = 0; i < update.seconds.size(); ++i) ratios.push_back(ceiling.seconds[i] / update.seconds[i]);
+  return quantile(ratios, 0.5);
+}
 
 std::int64_t bytes_needed(const Request& request) {
   return request.count * size_in_bytes(request.type) *
@@ -108,18 +118,16 @@ Throughput measure(const Request& request, const std::function<void(double)>& pr
   const int batch = batch_for(update);
   const std::vector<CeilingVariant> variants = ceiling_variants();
   std::vector<Candidate> candidates;
-  for (const CeilingVariant& variant : variants) {
-    const auto run = ceiling(variant);
-    run();
-    candidates.push_back({&variant, std::min(seconds_of(batch, run), seconds_of(batch, run)), {}});
-    progress(0.3 * static_cast<double>(candidates.size()) / static_cast<double>(variants.size()));
+  for (const CeilingVariant& variant : variants) candidates.push_back({&variant, {}});
+  for (int look = 0; look < kLooks; ++look) {
+    for (Candidate& candidate : candidates) {
+      candidate.times.seconds.push_back(seconds_of(batch, ceiling(*candidate.variant)));
+    }
+    progress(0.3 * (look + 1) / kLooks);
   }
-  const double fastest = std::min_element(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) {
-                           return a.first_look < b.first_look;
-                         })->first_look;
-  if (!request.sweep_all) {
-    std::erase_if(candidates, [&](const Candidate& c) { return c.first_look > kWorthMeasuring * fastest; });
-  }
+  std::sort(candidates.begin(), candidates.end(), faster);
+  if (candidates.size() > kFinalists) candidates.resize(kFinalists);
+  for (Candidate& candidate : candidates) candidate.times.seconds.clear();
 
   // Interleaved, so that whatever else the machine does falls on all alike.
   Throughput result;
@@ -130,8 +138,7 @@ Throughput measure(const Request& request, const std::function<void(double)>& pr
     }
     progress(0.3 + 0.7 * (repetition + 1) / request.repetitions);
   }
-  const auto best = std::min_element(candidates.begin(), candidates.end(),
-                                     [](const auto& a, const auto& b) { return a.times.median() < b.times.median(); });
+  const auto best = std::min_element(candidates.begin(), candidates.end(), faster);
   result.count = request.count;
   result.streams_written = static_cast<int>(read_write.size());
   result.streams_read = result.streams_written + 1;

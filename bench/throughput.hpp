@@ -24,7 +24,6 @@ struct Request {
   std::int64_t count = 0;
   int repetitions = 15;
   Tuning tuning;
-  bool sweep_all = false;  // also those ceiling variants that a first look finds slow
 };
 
 struct Throughput {
@@ -41,7 +40,9 @@ struct Throughput {
   double bytes() const { return static_cast<double>(count) * static_cast<double>(bytes_per_parameter); }
   double update_gigabytes_per_second() const { return bytes() / update.median() * 1e-9; }
   double ceiling_gigabytes_per_second() const { return bytes() / ceiling.median() * 1e-9; }
-  double fraction_of_ceiling() const { return ceiling.median() / update.median(); }
+  // The median over repetitions: within one, update and ceiling ran one after the other, so that a machine whose speed
+  // drifts during the run drifts for both.
+  double fraction_of_ceiling() const;
 };
 
 // Bytes of memory that a request needs.

@@ -137,8 +137,9 @@ class CpuBackend final : public kernels::Backend {
     const kernels::TensorRow& row = plan_.rows[row_index];
     const std::int64_t count = std::min(plan_.tile_size, row.count - tile.first);
     if (count <= 0) return;
-    const auto function =
-        updates_.functions[static_cast<std::size_t>(rule_) * kernels::Storages::kSize + static_cast<std::size_t>(storage)];
+    const std::size_t loop =
+        static_cast<std::size_t>(rule_) * kernels::Storages::kSize + static_cast<std::size_t>(storage);
+    const UpdateFunction function = updates_.functions[loop];
     function(row, tile.first, count, scalars_[static_cast<std::size_t>(scalars_of_row_[row_index])],
              gradient_scale(options_[static_cast<std::size_t>(row.group)]));
   }
@@ -147,7 +148,7 @@ class CpuBackend final : public kernels::Backend {
   const UpdateTable updates_;
   const int threads_;
   StepPlan plan_;
-  std::int64_t elements_ = 0;  // of all tensors of the plan
+  std::int64_t elements_ = 0;                 // of all tensors of the plan
   std::vector<Scalars> scalars_;              // by row, filled where scalars_of_row_ points
   std::vector<std::int64_t> scalars_of_row_;  // the row whose scalars a row shares
   std::vector<std::int64_t> step_counts_;     // by slot

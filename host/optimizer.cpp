@@ -30,6 +30,12 @@ constexpr std::int64_t kStaggeredFrom = std::int64_t{1} << 20;
 constexpr std::uintptr_t kPage = 4096;
 constexpr std::uintptr_t page_offset(int slot) { return (512 + 1024 * static_cast<std::uintptr_t>(slot)) % kPage; }
 
+// More than any machine has; OpenMP runtimes crash where they cannot start what they are asked for.
+constexpr int kMostThreads = 4096;
+
+// Far enough from the end of int64 that no run counts past it.
+constexpr std::int64_t kMostSteps = std::int64_t{1} << 62;
+
 constexpr std::int64_t kDefaultTile = 16 * kChunk;
 
 constexpr std::int64_t aligned_bytes(std::int64_t bytes) {
@@ -255,8 +261,10 @@ struct Optimizer::Impl {
 
 Optimizer::Optimizer(Method method, Device device, Tuning tuning) {
   validate(method);
-  if (tuning.threads < 0)
-    refuse("tuning: threads = " + to_text(tuning.threads) + "; allowed: 0 (as many as there are) or more");
+  if (tuning.threads < 0 || tuning.threads > kMostThreads) {
+    refuse("tuning: threads = " + to_text(tuning.threads) + "; allowed: 0 (as many as there are) to " +
+           to_text(kMostThreads));
+  }
   if (tuning.tile < 0 || tuning.tile % kChunk != 0) {
     refuse("tuning: tile = " + to_text(tuning.tile) + "; allowed: 0 (chosen) or a multiple of " + to_text(kChunk));
   }
@@ -444,7 +452,9 @@ std::int64_t Optimizer::step_count(TensorId tensor) const {
 
 void Optimizer::set_step_count(TensorId tensor, std::int64_t count) {
   const Record& record = impl_->record(tensor);
-  if (count < 0) refuse(of_tensor(record.spec.name) + "step count " + to_text(count) + "; allowed: 0 or more");
+  if (count < 0 || count > kMostSteps) {
+    refuse(of_tensor(record.spec.name) + "step count " + to_text(count) + "; allowed: 0 to 2^62");
+  }
   impl_->backend->set_step_count(static_cast<std::int64_t>(tensor), count);
 }
 

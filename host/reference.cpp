@@ -12,7 +12,12 @@ namespace {
 const std::map<std::string, std::map<std::string, double>, std::less<>> kDefaults{
     {"gradient_descent", {{"learning_rate", 1e-2}, {"weight_decay", 0}, {"maximize", 0}}},
     {"momentum",
-     {{"learning_rate", 1e-2}, {"momentum", 0.9}, {"dampening", 0}, {"weight_decay", 0}, {"nesterov", 0}, {"maximize", 0}}},
+     {{"learning_rate", 1e-2},
+      {"momentum", 0.9},
+      {"dampening", 0},
+      {"weight_decay", 0},
+      {"nesterov", 0},
+      {"maximize", 0}}},
     {"rmsprop",
      {{"learning_rate", 1e-2},
       {"decay", 0.9},
@@ -201,8 +206,7 @@ Result<Real> Textbook<Real>::adam(Real x, const Real* state, Real g, std::int64_
   }
   const Real denominator = std::sqrt(second / correction2) + letters_.epsilon;
   result.parameter = x - (eta * decoupled_decay * x + eta * (v / correction1) / denominator);
-  result.update_magnitude =
-      eta * decoupled_decay * std::fabs(x) + eta * (v_magnitude / correction1) / denominator;
+  result.update_magnitude = eta * decoupled_decay * std::fabs(x) + eta * (v_magnitude / correction1) / denominator;
   return result;
 }
 

@@ -294,7 +294,9 @@ TEST_F(BadInput, unknown_groups_tensors_states_and_options_are_refused_by_name) 
   expect_refused([&] { optimizer.set_option(other, "momentum", 0.9); },
                  {"adam", "\"momentum\"", "beta1", "weight_decay"});
   expect_refused([&] { optimizer.set_option(other, "lr", "0.1"); }, {"adam", "\"lr\"", "learning_rate"});
-  expect_refused([&] { optimizer.set_step_count(wte, -1); }, {"\"wte\"", "step count", "-1", "0 or more"});
+  expect_refused([&] { optimizer.set_step_count(wte, -1); }, {"\"wte\"", "step count", "-1", "0 to 2^62"});
+  expect_refused([&] { optimizer.set_step_count(wte, std::numeric_limits<std::int64_t>::max()); },
+                 {"\"wte\"", "step count", "9223372036854775807", "0 to 2^62"});
 }
 
 TEST_F(BadInput, a_group_of_another_method_or_variant_is_refused) {
@@ -428,6 +430,8 @@ TEST(BadOptions, options_that_do_not_go_together_are_refused) {
 
 TEST(BadTuning, threads_and_tiles_out_of_range_are_refused) {
   expect_message([] { Optimizer optimizer(Adam{}, Device::cpu(), {.threads = -1}); }, {"threads", "-1"});
+  expect_message([] { Optimizer optimizer(Adam{}, Device::cpu(), {.threads = 1000000}); },
+                 {"threads", "1000000", "4096"});
   for (const std::int64_t tile :
        {std::int64_t{-4096}, std::int64_t{1}, std::int64_t{4095}, std::int64_t{4097}, std::int64_t{-1}}) {
     expect_message([&] { Optimizer optimizer(Adam{}, Device::cpu(), {.tile = tile}); },

@@ -24,7 +24,7 @@ std::vector<std::int64_t> all_sizes() {
 }
 std::vector<std::int64_t> small_sizes() {
   std::vector<std::int64_t> sizes(std::begin(kSmallSizes), std::end(kSmallSizes));
-  sizes.push_back(4097);
+  sizes.push_back(40961);  // with this one there is enough to do for several threads
   sizes.push_back(0);
   return sizes;
 }

@@ -113,7 +113,8 @@ class ADAMANT_API Optimizer {
 
   /// Steps that the tensor has taken part in.
   std::int64_t step_count(TensorId tensor) const;
-  /// Sets the step count, which the bias corrections of Adam and the first step of Momentum follow. \param count >= 0
+  /// Sets the step count, which the bias corrections of Adam and the first step of Momentum follow. \param count 0 to
+  /// 2^62
   void set_step_count(TensorId tensor, std::int64_t count);
 
   /// A state of a tensor under PyTorch's name, such as "exp_avg": as many elements as the parameter, of its type, in
