@@ -1,4 +1,5 @@
-// What the host layer asks of a method beyond the public interface: which rule it is, and how many state slots that has.
+// What the host layer asks of a method beyond the public interface: which rule it is, and how many state slots that
+// has.
 #pragma once
 
 #include <string_view>

@@ -12,8 +12,8 @@
 
 namespace adamant::reference {
 
-// Options by name as in a configuration file: "learning_rate" -> "1e-3", "nesterov" -> "true". What is not named has the
-// default of the method's definition.
+// Options by name as in a configuration file: "learning_rate" -> "1e-3", "nesterov" -> "true". What is not named has
+// the default of the method's definition.
 using Options = std::map<std::string, std::string>;
 
 inline constexpr int kMostStates = 3;
@@ -40,9 +40,10 @@ class Textbook {
   // The states under PyTorch's names, in the order of Result::state.
   const std::vector<std::string>& state_names() const { return state_names_; }
 
-  // What promise P4 allows a step's results to be off by, in units of half an ulp of one (2^-24 for float32): the update
-  // of its magnitude, each state of its own. Where weight decay joins the gradient the sum of both is rounded, and squared
-  // for some states; and RMSProp's momentum buffer sums quotients by a root of the state: these states are allowed more.
+  // What promise P4 allows a step's results to be off by, in units of half an ulp of one (2^-24 for float32): the
+  // update of its magnitude, each state of its own. Where weight decay joins the gradient the sum of both is rounded,
+  // and squared for some states; and RMSProp's momentum buffer sums quotients by a root of the state: these states are
+  // allowed more.
   static constexpr Real kUpdateUnits = 16;
   Real state_units(std::size_t slot) const;
 

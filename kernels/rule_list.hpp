@@ -25,7 +25,8 @@ template <typename Variant>
 struct RulesOf;
 template <typename... Methods>
 struct RulesOf<std::variant<Methods...>> {
-  static_assert((MethodLike<Methods> && ...), "a method lacks something that the contract in adamant/rule.hpp asks for");
+  static_assert((MethodLike<Methods> && ...),
+                "a method lacks something that the contract in adamant/rule.hpp asks for");
   using Type = typename Concatenate<typename Methods::Variants...>::Type;
 };
 
@@ -44,8 +45,7 @@ template <typename Options, typename... Methods>
 constexpr int first_rule(const std::variant<Methods...>*) {
   int index = 0;
   bool found = false;
-  ((found = found || std::is_same_v<Options, Methods>,
-    index += found ? 0 : static_cast<int>(Methods::Variants::kSize)),
+  ((found = found || std::is_same_v<Options, Methods>, index += found ? 0 : static_cast<int>(Methods::Variants::kSize)),
    ...);
   return index;
 }

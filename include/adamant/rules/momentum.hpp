@@ -29,9 +29,8 @@ struct Momentum {
   ADAMANT_HOST_DEVICE int variant() const { return 0; }
   ADAMANT_HOST_DEVICE bool runs_as(int made_as) const { return made_as == variant(); }
   ADAMANT_HOST_DEVICE const char* conflict() const {
-    return nesterov && (momentum <= 0.0 || dampening != 0.0)
-               ? "nesterov = true needs momentum > 0 and dampening = 0"
-               : "";
+    return nesterov && (momentum <= 0.0 || dampening != 0.0) ? "nesterov = true needs momentum > 0 and dampening = 0"
+                                                             : "";
   }
 
   template <typename Self, typename Visitor>

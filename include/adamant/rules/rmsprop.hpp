@@ -40,8 +40,8 @@ struct RMSProp {
   bool maximize = false;  ///< ascend: the gradient's sign is turned before everything else
 
   static constexpr std::string_view kName = "rmsprop";
-  using Variants = TypeList<RMSPropRule<false, false>, RMSPropRule<false, true>, RMSPropRule<true, false>,
-                            RMSPropRule<true, true>>;
+  using Variants =
+      TypeList<RMSPropRule<false, false>, RMSPropRule<false, true>, RMSPropRule<true, false>, RMSPropRule<true, true>>;
   ADAMANT_HOST_DEVICE int variant() const { return (centered ? 2 : 0) + (momentum > 0.0 ? 1 : 0); }
   /// A momentum of zero also runs with a buffer, so that a schedule may pass through it.
   ADAMANT_HOST_DEVICE bool runs_as(int made_as) const { return made_as == variant() || made_as == (variant() | 1); }
@@ -81,12 +81,9 @@ struct RMSPropRule {
 
     ADAMANT_HOST_DEVICE static Step at_step(const Options& options, std::int64_t /*t*/) {
       const bool inside = options.epsilon_placement == EpsilonPlacement::inside_root;
-      return {static_cast<Real>(options.learning_rate),
-              static_cast<Real>(inside ? options.epsilon : 0.0),
-              static_cast<Real>(inside ? 0.0 : options.epsilon),
-              static_cast<Real>(options.weight_decay),
-              RunningSum<Real>::average(options.decay),
-              RunningSum<Real>::with(options.momentum, 1.0)};
+      return {static_cast<Real>(options.learning_rate),          static_cast<Real>(inside ? options.epsilon : 0.0),
+              static_cast<Real>(inside ? 0.0 : options.epsilon), static_cast<Real>(options.weight_decay),
+              RunningSum<Real>::average(options.decay),          RunningSum<Real>::with(options.momentum, 1.0)};
     }
 
     ADAMANT_HOST_DEVICE Element<Real, kSlots> operator()(Element<Real, kSlots> element, Real gradient) const {
