@@ -77,6 +77,7 @@ double Times::spread() const { return 0.5 * (quantile(seconds, 0.75) - quantile(
 
 double Throughput::fraction_of_ceiling() const {
   std::vector<double> ratios;
+  ratios.reserve(update.seconds.size());
   for (std::size_t i = 0; i < update.seconds.size(); ++i) ratios.push_back(ceiling.seconds[i] / update.seconds[i]);
   return quantile(ratios, 0.5);
 }
@@ -118,6 +119,7 @@ Throughput measure(const Request& request, const std::function<void(double)>& pr
   const int batch = batch_for(update);
   const std::vector<CeilingVariant> variants = ceiling_variants();
   std::vector<Candidate> candidates;
+  candidates.reserve(variants.size());
   for (const CeilingVariant& variant : variants) candidates.push_back({&variant, {}});
   for (int look = 0; look < kLooks; ++look) {
     for (Candidate& candidate : candidates) {
