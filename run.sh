@@ -14,10 +14,10 @@ case "${1:-}" in
 esac
 
 scripts/setup.sh
-echo "== Building"
+echo "== Building: about four minutes on two cores"
 mkdir -p build report
 cmake --preset release > build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
-cmake --build --preset release | tail -n 1
+cmake --build --preset release > build/build-release.log 2>&1 || { tail -n 80 build/build-release.log; exit 1; }
 adamant=build/release/bin/adamant
 
 if command -v nvidia-smi > /dev/null && nvidia-smi -L 2> /dev/null | grep -q GPU; then

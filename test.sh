@@ -7,6 +7,10 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+build() {  # PRESET: quietly, but a failure shows what failed
+  cmake --build --preset "$1" > "build/build-$1.log" 2>&1 || { tail -n 80 "build/build-$1.log"; exit 1; }
+}
+
 full=false
 case "${1:-}" in
   "") ;;
@@ -21,11 +25,11 @@ if [ -n "${ADAMANT_EMULATOR:-}" ] && { command -v nvcc > /dev/null || [ -n "${CU
 else
   preset=release
 fi
-echo "== Building ($preset)"
-cmake --preset "$preset" > build-configure.log 2>&1 || { cat build-configure.log; exit 1; }
-grep 'adamant: device code' build-configure.log || true
-mkdir -p build && mv build-configure.log build/configure.log
-cmake --build --preset "$preset" | tail -n 1
+echo "== Building ($preset): about four minutes on two cores"
+mkdir -p build
+cmake --preset "$preset" > build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
+grep 'adamant: device code' build/configure.log || true
+build "$preset"
 
 if $full; then
   scripts/check_format.sh
@@ -33,7 +37,7 @@ if $full; then
   for other in clang sanitize thread-sanitize; do
     echo "== $other"
     cmake --preset "$other" > "build/configure-$other.log"
-    cmake --build --preset "$other" | tail -n 1
+    build "$other"
     ctest --preset "$other" -j "$(nproc)" -LE full | tail -n 5
   done
   scripts/mutation_check.sh

@@ -919,9 +919,11 @@ Method method_named(const std::string& header) {
 
 Options options_of(Method method, const std::string& header) {
   Options o;
-  o.rate = number(header, "lr", 1e-3);
+  o.rate = number(header, "lr", method == Method::kRmsProp ? 1e-2 : 1e-3);
   o.epsilon = number(header, "eps", 1e-8);
   o.weight_decay = number(header, "weight_decay", method == Method::kAdamW ? 1e-2 : 0);
+  o.dampening = number(header, "dampening", 0);
+  o.maximize = flag(header, "maximize");
   o.amsgrad = flag(header, "amsgrad");
   o.centered = flag(header, "centered");
   o.nesterov = flag(header, "nesterov");

@@ -1,7 +1,8 @@
 # Decides whether device code is built. This version has no CUDA backend yet; with a CUDA compiler the tests prove that
 # the rules and their scalars, compiled for a device, give the host's bits.
 set(ADAMANT_HAVE_CUDA OFF)
-if(NOT ADAMANT_CUDA STREQUAL "OFF")
+# Only the tests have device code so far, so a project around this one needs no working CUDA compiler for it.
+if(ADAMANT_CUDA STREQUAL "ON" OR (ADAMANT_CUDA STREQUAL "AUTO" AND ADAMANT_TESTS))
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)

@@ -29,6 +29,8 @@ constexpr std::size_t kAlignment = 256;
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
 // Fewer elements than this take less time than it takes to wake other threads for them.
 constexpr std::int64_t kWorthThreads = std::int64_t{1} << 15;
+// What it costs to begin a tile, in elements.
+constexpr std::int64_t kTileCost = 64;
 // Memory is cleared in pieces of this size, one thread a piece.
 constexpr std::int64_t kClearPiece = std::int64_t{1} << 20;
 
@@ -55,12 +57,23 @@ class CpuBackend final : public kernels::Backend {
       if (wanted > step_counts_.capacity()) step_counts_.reserve(wanted + wanted / 2);
       step_counts_.resize(wanted, 0);
     }
-    if (const auto wanted = static_cast<std::size_t>(groups); wanted > options_.size()) options_.resize(wanted);
+    if (const auto wanted = static_cast<std::size_t>(groups); wanted > options_.size()) {
+      latest_row_.resize(wanted * kernels::Storages::kSize);
+      options_.resize(wanted);
+    }
   }
 
   void set_plan(StepPlan plan) override {
     std::vector<Scalars> scalars(plan.rows.size());
     std::vector<std::int64_t> shared(plan.rows.size());
+    std::vector<std::int64_t> work_before;
+    work_before.reserve(plan.tiles.size() + 1);
+    work_before.push_back(0);
+    for (const Tile& tile : plan.tiles) {
+      const std::int64_t count = plan.rows[static_cast<std::size_t>(tile.row)].count - tile.first;
+      work_before.push_back(work_before.back() + kTileCost + std::min(plan.tile_size, count));
+    }
+    work_before_ = std::move(work_before);
     elements_ = 0;
     for (const kernels::TensorRow& row : plan.rows) elements_ += row.count;
     plan_ = std::move(plan);
@@ -94,34 +107,33 @@ class CpuBackend final : public kernels::Backend {
   }
 
  private:
-  // Tensors in a row that follow the same options and have taken as many steps share their scalars: usually all do.
+  // Tensors that follow the same options and have taken as many steps share their scalars: usually all of a group do.
   void compute_scalars() {
-    std::int64_t last = -1;
+    std::fill(latest_row_.begin(), latest_row_.end(), -1);
     for (std::size_t i = 0; i < plan_.rows.size(); ++i) {
       const kernels::TensorRow& row = plan_.rows[i];
-      const std::int64_t t = step_counts_[static_cast<std::size_t>(row.slot)] + 1;
-      if (last >= 0) {
-        const kernels::TensorRow& other = plan_.rows[static_cast<std::size_t>(last)];
-        if (other.group == row.group && step_counts_[static_cast<std::size_t>(other.slot)] + 1 == t &&
-            other.storage == row.storage) {
-          scalars_of_row_[i] = last;
-          continue;
-        }
+      const std::int64_t t = steps_of(row) + 1;
+      std::int64_t& latest = latest_row_[static_cast<std::size_t>(row.group) * kernels::Storages::kSize +
+                                         static_cast<std::size_t>(row.storage)];
+      if (latest < 0 || steps_of(plan_.rows[static_cast<std::size_t>(latest)]) + 1 != t) {
+        latest = static_cast<std::int64_t>(i);
+        scalars_[i] = scalars_at_step(rule_, row.storage, options_[static_cast<std::size_t>(row.group)], t);
       }
-      last = static_cast<std::int64_t>(i);
-      scalars_of_row_[i] = last;
-      scalars_[i] = scalars_at_step(rule_, row.storage, options_[static_cast<std::size_t>(row.group)], t);
+      scalars_of_row_[i] = latest;
     }
+  }
+
+  std::int64_t steps_of(const kernels::TensorRow& row) const {
+    return step_counts_[static_cast<std::size_t>(row.slot)];
   }
 
   [[gnu::noinline]] void update_range(const TileRange& range) {
 #pragma omp parallel num_threads(threads_) if (elements_ >= kWorthThreads)
     {
       const FloatingPointGuard guard;
-#pragma omp for schedule(static)
-      for (std::int64_t i = range.begin; i < range.end; ++i) {
-        update_tile(range.storage, plan_.tiles[static_cast<std::size_t>(i)]);
-      }
+      const std::int64_t begin = first_tile_of(omp_get_thread_num(), omp_get_num_threads(), range);
+      const std::int64_t end = first_tile_of(omp_get_thread_num() + 1, omp_get_num_threads(), range);
+      for (std::int64_t i = begin; i < end; ++i) update_tile(range.storage, plan_.tiles[static_cast<std::size_t>(i)]);
     }
   }
 
@@ -130,6 +142,16 @@ class CpuBackend final : public kernels::Backend {
     for (std::int64_t at = 0; at < bytes; at += kClearPiece) {
       std::memset(begin + at, 0, static_cast<std::size_t>(std::min(kClearPiece, bytes - at)));
     }
+  }
+
+  // The first tile of a thread's share: shares are as many elements each, however they are cut into tensors, and the
+  // same in every step, so that memory stays with the thread that uses it.
+  std::int64_t first_tile_of(int thread, int threads, const TileRange& range) const {
+    const auto begin = work_before_.begin() + range.begin;
+    const auto end = work_before_.begin() + range.end;
+    const std::int64_t share = (*end - *begin) / threads;
+    if (thread == threads) return range.end;
+    return std::lower_bound(begin, end, *begin + share * thread) - work_before_.begin();
   }
 
   void update_tile(std::int32_t storage, const Tile& tile) {
@@ -148,9 +170,11 @@ class CpuBackend final : public kernels::Backend {
   const UpdateTable updates_;
   const int threads_;
   StepPlan plan_;
+  std::vector<std::int64_t> work_before_;     // by tile, and one more: elements of the tiles before it, with kTileCost
   std::int64_t elements_ = 0;                 // of all tensors of the plan
   std::vector<Scalars> scalars_;              // by row, filled where scalars_of_row_ points
   std::vector<std::int64_t> scalars_of_row_;  // the row whose scalars a row shares
+  std::vector<std::int64_t> latest_row_;      // by group and storage: whose scalars were computed last in this step
   std::vector<std::int64_t> step_counts_;     // by slot
   std::vector<Method> options_;               // by group
 };

@@ -12,7 +12,7 @@ namespace adamant::host {
 // Threads that OpenMP gives to this process when a Tuning does not say.
 int default_threads();
 
-// A backend for the rule of that index. `tuning` has been validated.
+// A backend for the rule of that index, with loops of one SIMD level and that many threads.
 std::unique_ptr<kernels::Backend> make_cpu_backend(int rule, UpdateTable updates, int threads);
 
 }  // namespace adamant::host

@@ -12,7 +12,7 @@ namespace adamant::measure {
 double ulp_float32(double x);
 double ulp_float64(double x);
 
-// Bits of a number, to compare with: NaN equals NaN, +0 differs from -0.
+// Bits of a number, to compare with: +0 differs from -0, and a NaN equals one of the same pattern.
 inline std::uint32_t bits(float x) { return std::bit_cast<std::uint32_t>(x); }
 inline std::uint64_t bits(double x) { return std::bit_cast<std::uint64_t>(x); }
 

@@ -50,7 +50,10 @@ std::string of_tensor(std::string_view name) { return "tensor " + quoted(name) +
 struct Buffer {
   std::uintptr_t begin;
   std::uintptr_t end;
-  bool overlaps(const Buffer& other) const { return begin < other.end && other.begin < end; }
+  bool empty() const { return begin == end; }
+  bool overlaps(const Buffer& other) const {
+    return !empty() && !other.empty() && begin < other.end && other.begin < end;
+  }
 };
 
 Buffer buffer_of(const ConstArray& array) {
@@ -135,6 +138,7 @@ struct Optimizer::Impl {
   std::map<std::uintptr_t, std::uintptr_t> parameters;  // begin and end of each, disjoint, none empty
   std::vector<Gradient> gradients;                      // by id; a scan of them is a scan of contiguous memory
   std::int64_t next_id = 0;
+  std::int64_t state_bytes = 0;  // of all tensors
   bool prepared = true;
 
   Record& record(TensorId tensor) {
@@ -232,7 +236,7 @@ struct Optimizer::Impl {
     if (bytes > 0) block = backend->allocate(bytes);
 
     std::int64_t offset = 0;
-    std::vector<Record*> placed;  // states are handed out only when nothing can fail any more
+    std::vector<Record*> placed;  // own their states, and can be asked for them, only when nothing can fail any more
     placed.reserve(tensors.size());
     for (auto& [id, tensor] : tensors) {
       kernels::TensorRow row{};
@@ -326,6 +330,13 @@ TensorId Optimizer::add(TensorSpec spec) {
   self.check_overlap(spec.name, "gradient", gradient);
   self.check_gradients_against(spec.name, parameter);
 
+  const std::int64_t room = std::numeric_limits<std::int64_t>::max() - self.state_bytes;
+  const std::int64_t most = room / (8 * (self.slots() + 1)) - static_cast<std::int64_t>(2 * kPage);
+  if (spec.parameter.count() > most) {
+    refuse(of_tensor(spec.name) + "parameter: the states of count " + to_text(spec.parameter.count()) +
+           " do not fit the address space; allowed: 0 to " + to_text(most));
+  }
+
   // Everything that allocates comes before the first change; merging maps moves nodes and cannot fail.
   const std::int64_t id = self.next_id;
   self.backend->reserve(id + 1, static_cast<std::int64_t>(self.groups.size()));
@@ -345,6 +356,7 @@ TensorId Optimizer::add(TensorSpec spec) {
   self.parameters.merge(range);
   self.tensors.merge(tensor);
   ++self.next_id;
+  self.state_bytes += self.slots() * self.slot_bytes(self.tensors.at(id));
   self.prepared = false;
   return TensorId{id};
 }
@@ -353,6 +365,7 @@ void Optimizer::remove(TensorId tensor) {
   const Record& record = impl_->record(tensor);
   impl_->names.erase(impl_->names.find(record.spec.name));
   if (record.spec.parameter.count() > 0) impl_->parameters.erase(buffer_of(record.spec.parameter).begin);
+  impl_->state_bytes -= impl_->slots() * impl_->slot_bytes(record);
   impl_->gradients.erase(impl_->gradient_of(static_cast<std::int64_t>(tensor)));
   impl_->tensors.erase(static_cast<std::int64_t>(tensor));
   impl_->prepared = false;
@@ -470,11 +483,7 @@ Array Optimizer::state(TensorId tensor, std::string_view name) {
           record.spec.parameter.count()};
 }
 
-std::int64_t Optimizer::state_bytes() const {
-  std::int64_t bytes = 0;
-  for (const auto& [id, tensor] : impl_->tensors) bytes += impl_->slots() * impl_->slot_bytes(tensor);
-  return bytes;
-}
+std::int64_t Optimizer::state_bytes() const { return impl_->state_bytes; }
 
 Device Optimizer::device() const { return impl_->device; }
 SimdLevel Optimizer::simd() const { return impl_->tuning.simd.value_or(SimdLevel::baseline); }

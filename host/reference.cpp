@@ -91,9 +91,11 @@ Textbook<Real>::Textbook(std::string_view method, const Options& options) : meth
 
 template <typename Real>
 Real Textbook<Real>::state_units(std::size_t slot) const {
-  const bool decayed_gradient = letters_.lambda > 0 && method_ != "adamw";
-  const bool sum_of_quotients = method_ == "rmsprop" && state_names_[slot] == "momentum_buffer";
-  return decayed_gradient || sum_of_quotients ? Real{10} : Real{4};
+  const std::string& state = state_names_[slot];
+  if (method_ == "rmsprop" && state == "momentum_buffer") return Real{10};
+  if (letters_.lambda == 0 || method_ == "adamw") return Real{4};
+  const bool squared = state.ends_with("_sq") || state == "square_avg";
+  return squared ? Real{10} : Real{7};
 }
 
 template <typename Real>
@@ -102,7 +104,8 @@ Result<Real> Textbook<Real>::step(Real x, const Real* state, Real g, std::int64_
   if (method_ == "gradient_descent") return gradient_descent(x, g);
   if (method_ == "momentum") return momentum(x, state, g, t);
   if (method_ == "rmsprop") return rmsprop(x, state, g);
-  return adam(x, state, g, t, method_ == "adamw");
+  if (method_ == "adam" || method_ == "adamw") return adam(x, state, g, t, method_ == "adamw");
+  throw std::logic_error("reference: no equation for " + method_);
 }
 
 // x <- x - eta (g + lambda x)
@@ -190,6 +193,7 @@ Result<Real> Textbook<Real>::adam(Real x, const Real* state, Real g, std::int64_
   const Real decayed = g + coupled_decay * x;
   const Real decayed_magnitude = std::fabs(g) + coupled_decay * std::fabs(x);
   Result<Real> result{};
+  result.cancels = coupled_decay > 0 && std::fabs(decayed) < decayed_magnitude / 2;
   const Real v = beta1 * state[0] + (1 - beta1) * decayed;
   const Real s = beta2 * state[1] + (1 - beta2) * decayed * decayed;
   const Real v_magnitude = beta1 * std::fabs(state[0]) + (1 - beta1) * decayed_magnitude;

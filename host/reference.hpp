@@ -26,7 +26,10 @@ struct Result {
   Real state[kMostStates];
   Real update_magnitude;
   Real state_magnitude[kMostStates];
-  bool cancels;  // centered RMSProp's variance is less than half of what it is the difference of: no bound holds
+  // No bound holds: centered RMSProp's variance is less than half of what it is the difference of; or, in Adam, more
+  // than half of the gradient and its weight decay cancel, whose difference may be most of s and beside which m may be
+  // large.
+  bool cancels;
 };
 
 // One method with its options, ready to step elements. Options and equations are those of `Real`; what is written

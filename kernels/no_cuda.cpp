@@ -6,7 +6,7 @@ namespace adamant::kernels {
 
 std::unique_ptr<Backend> make_cuda_backend(int index, int /*rule*/) {
   throw Unavailable("adamant: device cuda:" + std::to_string(index) +
-                    " was asked for, but this version of the library has no CUDA backend yet; use Device::cpu()");
+                    " was asked for, but this version of the library has no CUDA backend yet; use the CPU");
 }
 
 }  // namespace adamant::kernels

@@ -5,5 +5,5 @@ cd "$(dirname "$0")/.."
 
 mode=(--dry-run --Werror)
 [ "${1:-}" != --fix ] || mode=(-i)
-git ls-files '*.cpp' '*.hpp' '*.inl' '*.cu' '*.cuh' | xargs clang-format "${mode[@]}"
-echo "clang-format: $(git ls-files '*.cpp' '*.hpp' '*.inl' '*.cu' '*.cuh' | wc -l) files"
+git ls-files -co --exclude-standard '*.cpp' '*.hpp' '*.inl' '*.cu' '*.cuh' | xargs clang-format "${mode[@]}"
+echo "clang-format: $(git ls-files -co --exclude-standard '*.cpp' '*.hpp' '*.inl' '*.cu' '*.cuh' | wc -l) files"

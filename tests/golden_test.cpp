@@ -176,15 +176,17 @@ bool is_squared(const std::string& state) {
   return state == "exp_avg_sq" || state == "max_exp_avg_sq" || state == "square_avg";
 }
 
-// max |got - exact| / (the largest of |state| on the way and |gradient|, squared where the state is)
+// max |got - exact| / (the larger of |state| and the largest |gradient|, squared where the state is; where a state
+// takes up more than gradients, its largest on the way counts too)
 double state_error(const tools::Replayed& ours, const tools::Replayed& path, std::size_t slot,
                    const std::vector<double>& exact) {
   double largest = 0;
   for (std::size_t i = 0; i < exact.size(); ++i) {
     const double error = std::fabs(ours.states[slot].values[i] - exact[i]);
     const double g = ours.largest_gradient[i];
-    const double scale =
-        std::max({std::fabs(exact[i]), path.states[slot].largest[i], is_squared(ours.states[slot].name) ? g * g : g});
+    const double scale = std::max({std::fabs(exact[i]),
+                                   ours.states[slot].takes_up_more_than_gradients ? path.states[slot].largest[i] : 0.0,
+                                   is_squared(ours.states[slot].name) ? g * g : g});
     if (error != 0) largest = std::max(largest, std::isfinite(error) ? error / scale : error);
   }
   return largest;

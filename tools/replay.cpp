@@ -47,6 +47,16 @@ void note_largest(std::vector<double>& largest, std::size_t i, double value) {
   if (std::fabs(value) > largest[i]) largest[i] = std::fabs(value);
 }
 
+// Where weight decay joins the gradient, and in RMSProp's buffer of quotients, a state takes up something else than the
+// gradient, which can be zero while the state is not.
+bool takes_up_more_than_gradients(const Method& method, std::string_view state) {
+  const std::vector<Option> all = adamant::options(method);
+  const bool decays = std::any_of(all.begin(), all.end(), [](const Option& option) {
+    return option.name == "weight_decay" && option.value != "0";
+  });
+  return (decays && name(method) != "adamw") || (name(method) == "rmsprop" && state == "momentum_buffer");
+}
+
 template <typename Real>
 Replayed replay_as(const Trace& trace, const Method& method, Device device, const Tuning& tuning,
                    const OnStep& on_step) {
@@ -54,12 +64,7 @@ Replayed replay_as(const Trace& trace, const Method& method, Device device, cons
   std::vector<Real> parameter(n);
   std::vector<Real> gradient(n);
   for (std::size_t i = 0; i < n; ++i) parameter[i] = static_cast<Real>(trace.parameter[i]);
-  Replayed result{detail::kDataType<Real>,
-                  {parameter.begin(), parameter.end()},
-                  {},
-                  std::vector<double>(n),
-                  std::vector<double>(n),
-                  {}};
+  Replayed result{detail::kDataType<Real>, {}, std::vector<double>(n), std::vector<double>(n), {}};
 
   Optimizer optimizer(method, device, tuning);
   const TensorId tensor =
@@ -67,7 +72,7 @@ Replayed replay_as(const Trace& trace, const Method& method, Device device, cons
   std::vector<const Real*> views;
   for (const std::string& name : state_names(method)) {
     views.push_back(optimizer.state(tensor, name).template as<Real>());
-    result.states.push_back({name, {}, std::vector<double>(n)});
+    result.states.push_back({name, {}, std::vector<double>(n), takes_up_more_than_gradients(method, name)});
   }
   const auto note_parameters = [&] {
     for (std::size_t i = 0; i < n; ++i) note_largest(result.largest_parameter, i, static_cast<double>(parameter[i]));
@@ -109,10 +114,36 @@ double largest_relative(std::span<const double> got, std::span<const double> exp
 }
 
 std::vector<double> read_expected(const st::File& file, const std::string& name, std::size_t count) {
-  std::vector<double> values = read_doubles(file, name);
-  if (values.size() != count)
-    wrong_shape(file, file.at(name), fmt::format("[{}], as many as the trace's param", count));
-  return values;
+  const st::Entry& entry = file.at(name);
+  if (entry.shape.size() != 1 || entry.shape[0] != static_cast<std::int64_t>(count)) {
+    wrong_shape(file, entry, fmt::format("[{}], as many as the trace's param", count));
+  }
+  return read_doubles(file, name);
+}
+
+// Where the yardstick can tell anything: both of PyTorch's runs are finite. Throws std::runtime_error when the scale is
+// not one there: it would make any error look small.
+std::vector<std::size_t> elements_to_judge(const st::File& file, const std::vector<double>& expected,
+                                           const std::vector<double>& pytorch, const std::vector<double>& scale) {
+  std::vector<std::size_t> judged;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    if (!std::isfinite(expected[i]) || !std::isfinite(pytorch[i])) continue;
+    if (!std::isfinite(scale[i]) || scale[i] < std::fabs(expected[i])) {
+      throw std::runtime_error(
+          fmt::format("adamant: {}: param_path_max[{}] = {} where param is {}; allowed: finite and at "
+                      "least |param|",
+                      file.path().string(), i, scale[i], expected[i]));
+    }
+    judged.push_back(i);
+  }
+  return judged;
+}
+
+std::vector<double> picked(const std::vector<double>& values, const std::vector<std::size_t>& indices) {
+  std::vector<double> list;
+  list.reserve(indices.size());
+  for (const std::size_t i : indices) list.push_back(values[i]);
+  return list;
 }
 
 void add_entry(std::vector<st::Entry>& entries, std::vector<std::vector<std::byte>>& storage, const std::string& name,
@@ -165,6 +196,7 @@ bool run(ReplayOptions options) {
   const Method method = options.make_method();
   const Device device = options.make_device();
   const Trace trace = read_trace(options.trace);
+  if (!options.expect.empty()) read_expected(st::File::open(options.expect), "param", trace.parameter.size());
   Progress progress("replay");
   const auto on_step = [&](std::int64_t done, std::int64_t steps) {
     progress.at(static_cast<double>(done) / static_cast<double>(steps), fmt::format("step {} of {}", done, steps));
@@ -243,8 +275,25 @@ Comparison compare(const Replayed& result, const Replayed& path, const std::file
   if (has_yardstick && result.type == DataType::float32) {
     const std::vector<double> pytorch = read_expected(file, "param_f32", n);
     const std::vector<double> scale = read_expected(file, "param_path_max", n);
-    const auto ours = measure::errors_in_ulps(result.parameter, expected, scale, &measure::ulp_float32);
-    const auto theirs = measure::errors_in_ulps(pytorch, expected, scale, &measure::ulp_float32);
+    const std::vector<std::size_t> judged = elements_to_judge(file, expected, pytorch, scale);
+    const std::vector<double> judged_expected = picked(expected, judged);
+    const std::vector<double> judged_scale = picked(scale, judged);
+    const auto ours =
+        measure::errors_in_ulps(picked(result.parameter, judged), judged_expected, judged_scale, &measure::ulp_float32);
+    const auto theirs =
+        measure::errors_in_ulps(picked(pytorch, judged), judged_expected, judged_scale, &measure::ulp_float32);
+    if (judged.size() != n) {
+      std::int64_t differ = 0;
+      for (std::size_t i = 0; i < n; ++i) {
+        differ += !std::isfinite(expected[i]) && std::isfinite(result.parameter[i]) ? 1 : 0;
+      }
+      comparison.figures.push_back(
+          {"param", static_cast<double>(differ), 0.0, "elements that are finite and should be NaN or infinite"});
+      comparison.notes.push_back(
+          fmt::format("param: {} elements are left out of the yardstick, because the float64 or "
+                      "the float32 run is not finite there",
+                      n - judged.size()));
+    }
     comparison.figures.push_back(
         {"param", ours.root_mean_square, kRootMeanSquareRatio * theirs.root_mean_square,
          fmt::format("root mean square, ulps ({:.3f} of the float32 run's {:.4g})",
@@ -271,15 +320,19 @@ Comparison compare(const Replayed& result, const Replayed& path, const std::file
     const std::vector<double> values = read_expected(file, state.name, n);
     std::vector<double> strict(n);
     std::vector<double> scale(n);
+    const bool on_the_way = state.takes_up_more_than_gradients;
     for (std::size_t i = 0; i < n; ++i) {
       const double g = result.largest_gradient[i];
       strict[i] = std::max(std::fabs(values[i]), is_squared(state.name) ? g * g : g);
-      scale[i] = std::max(strict[i], path.states[slot].largest[i]);
+      scale[i] = on_the_way ? std::max(strict[i], path.states[slot].largest[i]) : strict[i];
     }
     comparison.figures.push_back({state.name, largest_relative(state.values, values, scale), tolerance,
-                                  "largest error relative to largest |state| or |gradient|"});
-    comparison.notes.push_back(fmt::format("{}: relative to the last |state| or the largest |gradient| {:.2g}",
-                                           state.name, largest_relative(state.values, values, strict)));
+                                  on_the_way ? "largest error relative to largest |state| on the way or |gradient|"
+                                             : "largest error relative to |state| or largest |gradient|"});
+    if (on_the_way) {
+      comparison.notes.push_back(fmt::format("{}: relative to the last |state| or the largest |gradient| {:.2g}",
+                                             state.name, largest_relative(state.values, values, strict)));
+    }
   }
   for (const st::Entry& entry : file.entries()) {
     const bool known =

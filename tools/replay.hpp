@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -25,12 +26,12 @@ Trace read_trace(const std::filesystem::path& path);
 struct State {
   std::string name;
   std::vector<double> values;
-  std::vector<double> largest;  // largest |value| it has had
+  std::vector<double> largest;        // largest |value| it has had
+  bool takes_up_more_than_gradients;  // weight decay joins them, or it is RMSProp's buffer of quotients
 };
 
 struct Replayed {
   DataType type;
-  std::vector<double> initial;
   std::vector<double> parameter;
   std::vector<double> largest_parameter;  // largest |value| on the way, the initial one included
   std::vector<double> largest_gradient;
@@ -50,7 +51,7 @@ struct Comparison {
     double value;      // what was measured
     double allowed;    // and what it may be at most
     std::string what;  // "root mean square, ulps", ...
-    bool passed() const { return value <= allowed; }
+    bool passed() const { return value <= allowed && allowed < std::numeric_limits<double>::infinity(); }
   };
   std::vector<Figure> figures;
   std::vector<std::string> notes;
@@ -59,7 +60,9 @@ struct Comparison {
 
 // Holds a result against a file. When the file has `param_f32` and `param_path_max` it is a float64 run with a float32
 // run as yardstick, and the yardstick applies to float32 results; otherwise, and for states, `tolerance` does, relative
-// to what the element has been at its largest. `path` is the same replay in float64, from which that is known.
+// to the larger of |state| and the element's largest |gradient| (squared where the state is) or, where a state takes up
+// more than the gradient, to what the element has been at its largest. `path` is the same replay in float64, from which
+// that is known.
 Comparison compare(const Replayed& result, const Replayed& path, const std::filesystem::path& expected,
                    double tolerance);
 

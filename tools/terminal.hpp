@@ -37,7 +37,7 @@ std::int64_t memory_available();
 // "12.3 GiB"
 std::string gibibytes(std::int64_t bytes);
 
-// What ran: version, compiler, SIMD levels.
+// What ran: compiler and SIMD levels.
 nlohmann::json environment();
 
 }  // namespace adamant::tools

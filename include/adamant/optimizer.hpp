@@ -32,12 +32,13 @@ struct TensorSpec {
 ///
 /// Tensors are float32 or float64, of any size from 0, aligned to their element, and may be mixed; a gradient has its
 /// parameter's type. A parameter may overlap no other buffer given to the same Optimizer; gradients may share memory
-/// with each other. The caller's buffers live until the last step that was given them has finished.
+/// with each other; a state of this Optimizer may be neither. The caller's buffers live until the last step that was
+/// given them has finished.
 ///
-/// One object is used by one thread at a time; different objects may be used by different threads. A call that throws
-/// has changed nothing: no parameter, state, step count or option. Mistakes of the caller throw
-/// `std::invalid_argument`. Calls that take a stream take effect in the order of that stream; the CPU backend ignores
-/// the stream and has finished when the call returns.
+/// A moved-from Optimizer may only be destroyed or assigned to. One object is used by one thread at a time; different
+/// objects may be used by different threads. A call that throws has changed nothing: no parameter, state, step count or
+/// option. Mistakes of the caller throw `std::invalid_argument`. Calls that take a stream take effect in the order of
+/// that stream; the CPU backend ignores the stream and has finished when the call returns.
 class ADAMANT_API Optimizer {
  public:
   /// An optimizer whose first group, `GroupId{}`, has the options of `method`.
@@ -59,7 +60,8 @@ class ADAMANT_API Optimizer {
   ///   overlapping buffers, an unknown group
   TensorId add(TensorSpec tensor);
 
-  /// Removes a tensor and its state.
+  /// Removes a tensor and its state. The memory goes back when the last of the tensors that were prepared together is
+  /// removed.
   void remove(TensorId tensor);
 
   /// The tensor of that name. \throws std::invalid_argument when there is none

@@ -5,7 +5,8 @@
 ///     x <- x - eta v                  nesterov: x <- x - eta (g + beta v)
 ///                                     with weight decay: g <- g + lambda x first
 ///
-/// Source: Polyak 1964; Sutskever et al. 2013; options as torch.optim.SGD. No deviation.
+/// Source: Polyak 1964; Sutskever et al. 2013; options as torch.optim.SGD. With momentum = 0 dampening still scales the
+/// gradient, as the equation says, where torch.optim.SGD leaves the buffer and the dampening out.
 #pragma once
 
 #include "adamant/arithmetic.hpp"
