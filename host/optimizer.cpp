@@ -483,6 +483,14 @@ Array Optimizer::state(TensorId tensor, std::string_view name) {
           record.spec.parameter.count()};
 }
 
+void Optimizer::save(const std::filesystem::path& path, SaveOptions /*what*/, Stream /*stream*/) {
+  throw NotSaved(std::make_error_code(std::errc::function_not_supported), "adamant: cannot save " + path.string());
+}
+
+void Optimizer::load(const std::filesystem::path& path, LoadOptions /*allowed*/, Stream /*stream*/) {
+  throw NotLoaded("adamant: cannot load " + path.string());
+}
+
 std::int64_t Optimizer::state_bytes() const { return impl_->state_bytes; }
 
 Device Optimizer::device() const { return impl_->device; }

@@ -3,7 +3,7 @@
 # Elsewhere it names what is missing and stops.   usage: scripts/setup.sh [PACKAGE...]   (more packages than the usual)
 set -euo pipefail
 
-packages=(g++ cmake ninja-build libgtest-dev librapidcheck-dev libcli11-dev libfmt-dev nlohmann-json3-dev gnuplot-nox "$@")
+packages=(g++ cmake ninja-build libgtest-dev librapidcheck-dev libcli11-dev libfmt-dev nlohmann-json3-dev libxxhash-dev gnuplot-nox "$@")
 
 if ! command -v dpkg-query > /dev/null; then
   missing=()

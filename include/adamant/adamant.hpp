@@ -2,6 +2,7 @@
 /// All of the library: `#include <adamant/adamant.hpp>`.
 #pragma once
 
+#include "adamant/checkpoint.hpp"
 #include "adamant/error.hpp"
 #include "adamant/method.hpp"
 #include "adamant/optimizer.hpp"

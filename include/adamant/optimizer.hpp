@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "adamant/checkpoint.hpp"
 #include "adamant/macros.hpp"
 #include "adamant/method.hpp"
 #include "adamant/tuning.hpp"
@@ -26,6 +28,8 @@ struct TensorSpec {
   Array parameter;      ///< updated in place
   ConstArray gradient;  ///< as many elements as `parameter`; read by every step
   GroupId group = {};   ///< whose options it follows
+  /// The parameter's dimensions, row-major, for checkpoints only; empty when it is not known to have any but its count.
+  std::vector<std::int64_t> shape = {};
 };
 
 /// Updates any number of parameter arrays by one method, in one pass over memory.
@@ -57,7 +61,7 @@ class ADAMANT_API Optimizer {
   /// Adds a tensor. Its state is zero and its step count 0; it takes part from the next step on.
   /// \throws std::invalid_argument naming tensor, field, value and allowed range: an empty or taken name, a null or
   ///   misaligned pointer, a count that is negative or does not fit the address space, sizes or types that differ,
-  ///   overlapping buffers, an unknown group
+  ///   overlapping buffers, an unknown group, a shape of another number of elements
   TensorId add(TensorSpec tensor);
 
   /// Removes a tensor and its state. The memory goes back when the last of the tensors that were prepared together is
@@ -123,6 +127,30 @@ class ADAMANT_API Optimizer {
   /// device memory, valid until the tensor is removed. It may be written between steps. Prepares when needed.
   /// \throws std::invalid_argument for a name that the method does not have, listing those it has
   Array state(TensorId tensor, std::string_view name);
+
+  /// Writes a checkpoint: states, step counts, groups with their options, frozen tensors and, unless `what` says
+  /// otherwise, parameters, with a digest of each. After a load() of it, into this or another Optimizer, on any
+  /// backend, every further step gives the bits it would have given without.
+  ///
+  /// The file is written beside `path`, synced, renamed, and its folder synced: whatever happens meanwhile, a kill, a
+  /// full disk or a power failure, there is the former file or the new one, whole. A kill may leave `.adamant-*.tmp`
+  /// there. A symbolic link at `path` is replaced. Waits for what comes before it in `stream`. Prepares when needed.
+  /// \throws NotSaved, after which the former file is as it was
+  /// \throws DurabilityUnsure, after which the new file is there
+  /// \throws std::invalid_argument for a tensor name that is not UTF-8, or two arrays that would have the same name in
+  /// the
+  ///   file
+  void save(const std::filesystem::path& path, SaveOptions what = {}, Stream stream = nullptr);
+
+  /// Reads a checkpoint: the other way round, by name, in whatever order the tensors were added. Groups that it has
+  /// beyond those there are get added; the options of the others are replaced. Parameters are read when the file has
+  /// them. All of the file is checked before anything is changed; it must not be changed meanwhile.
+  ///
+  /// A file without adamant's metadata is taken for the state of a PyTorch optimizer: arrays NAME.exp_avg and so on,
+  /// step counts from NAME.step (docs/pytorch.md). Options, groups and freezes then stay as they are.
+  /// \throws NotLoaded with a list of all that differs: method, states, options out of range, tensors missing or extra
+  ///   (see LoadOptions), types, shapes, digests
+  void load(const std::filesystem::path& path, LoadOptions allowed = {}, Stream stream = nullptr);
 
   /// Bytes that the states of all tensors take, known before they are allocated. Parts begin at multiples of 256.
   std::int64_t state_bytes() const;

@@ -1,0 +1,2 @@
+// Checkpoints: what an Optimizer's state is called in a safetensors file.
+#pragma once

@@ -1,0 +1,2 @@
+// A file that takes the place of another whole, durably or not at all.
+#pragma once

@@ -1,0 +1,23 @@
+/// \file
+/// What Optimizer::save() and load() are told, and where the file format is described.
+///
+/// A checkpoint is a plain safetensors file. A tensor NAME has its states under PyTorch's names, NAME.exp_avg and so
+/// on, and its parameter under NAME; `__metadata__` holds format and library version, method, states, every option of
+/// every group as a hexadecimal float, and of each tensor its step count, its group and whether it is frozen; an XXH3
+/// digest of each array and one of the header. docs/checkpoints.md lists the keys.
+#pragma once
+
+namespace adamant {
+
+/// What Optimizer::save() writes besides states, step counts, groups and options.
+struct SaveOptions {
+  bool parameters = true;  ///< the parameters too, so that one file is all that a run needs to go on
+};
+
+/// How far the tensors of a file and those of the Optimizer that loads it may differ.
+struct LoadOptions {
+  bool allow_missing = false;  ///< tensors that the file does not have stay as they are
+  bool allow_extra = false;    ///< arrays of the file that belong to none of the tensors are not read
+};
+
+}  // namespace adamant
