@@ -15,7 +15,7 @@ namespace adamant {
 namespace {
 
 using host::from_text;
-using host::quoted;
+using host::in_quotes;
 using host::to_text;
 
 constexpr std::array<std::string_view, 2> kPlacements{"inside_root", "outside_root"};
@@ -72,7 +72,7 @@ bool assign(bool& field, double value) {
 }
 bool assign(EpsilonPlacement& /*field*/, double /*value*/) { return false; }
 
-std::string text_of(std::string_view text) { return quoted(text); }
+std::string text_of(std::string_view text) { return in_quotes(text); }
 
 // Sets one field without looking at its range or at the other fields.
 template <typename Value>
@@ -88,7 +88,7 @@ void assign_option(Method& method, std::string_view option, Value value) {
           if (!assign(field, value)) refuse(options.kName, name, text_of(value), allowed(name, field, range...));
         });
         if (!found) {
-          throw std::invalid_argument("adamant: " + std::string(options.kName) + " has no option " + quoted(option) +
+          throw std::invalid_argument("adamant: " + std::string(options.kName) + " has no option " + in_quotes(option) +
                                       "; it has " + host::joined(names));
         }
       },
@@ -101,7 +101,7 @@ Method default_method(std::string_view wanted, const std::variant<Methods...>* /
   bool found = false;
   ((wanted == Methods::kName ? (method = Methods{}, found = true) : false), ...);
   if (!found) {
-    throw std::invalid_argument("adamant: no method is called " + quoted(wanted) + "; there are " +
+    throw std::invalid_argument("adamant: no method is called " + in_quotes(wanted) + "; there are " +
                                 host::joined(method_names()));
   }
   return method;

@@ -18,7 +18,7 @@
 namespace adamant {
 namespace {
 
-using host::quoted;
+using host::in_quotes;
 using host::to_text;
 
 constexpr std::int64_t kStateAlignment = 256;
@@ -44,7 +44,7 @@ constexpr std::int64_t aligned_bytes(std::int64_t bytes) {
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("adamant: " + what); }
 
-std::string of_tensor(std::string_view name) { return "tensor " + quoted(name) + ": "; }
+std::string of_tensor(std::string_view name) { return "tensor " + in_quotes(name) + ": "; }
 
 // An address range of the caller's.
 struct Buffer {
@@ -183,7 +183,7 @@ struct Optimizer::Impl {
   void check_overlap(std::string_view tensor, std::string_view field, const Buffer& buffer) const {
     if (const Record* other = parameter_overlapping(buffer)) {
       refuse(of_tensor(tensor) + std::string(field) + ": shares memory with the parameter of tensor " +
-             quoted(other->spec.name) + "; a parameter may overlap no other buffer");
+             in_quotes(other->spec.name) + "; a parameter may overlap no other buffer");
     }
   }
 
@@ -193,7 +193,7 @@ struct Optimizer::Impl {
     for (const Gradient& gradient : gradients) {
       if (!gradient.buffer.overlaps(parameter)) continue;
       refuse(of_tensor(tensor) + "parameter: shares memory with the gradient of tensor " +
-             quoted(tensors.at(gradient.id).spec.name) + "; a parameter may overlap no other buffer");
+             in_quotes(tensors.at(gradient.id).spec.name) + "; a parameter may overlap no other buffer");
     }
   }
 
@@ -373,7 +373,7 @@ void Optimizer::remove(TensorId tensor) {
 
 TensorId Optimizer::find(std::string_view name) const {
   const auto found = impl_->names.find(name);
-  if (found == impl_->names.end()) refuse("there is no tensor called " + quoted(name));
+  if (found == impl_->names.end()) refuse("there is no tensor called " + in_quotes(name));
   return TensorId{found->second};
 }
 
@@ -475,7 +475,7 @@ Array Optimizer::state(TensorId tensor, std::string_view name) {
   const Record& record = impl_->record(tensor);
   const auto found = std::find(impl_->state_names.begin(), impl_->state_names.end(), name);
   if (found == impl_->state_names.end()) {
-    refuse(of_tensor(record.spec.name) + "no state is called " + quoted(name) + "; there are [" +
+    refuse(of_tensor(record.spec.name) + "no state is called " + in_quotes(name) + "; there are [" +
            host::joined(impl_->state_names) + "]");
   }
   impl_->prepare();

@@ -49,7 +49,7 @@ double parse(const std::string& name, const std::string& text) {
   if (text == "true" || text == "outside_root") return 1;
   if (text == "false" || text == "inside_root") return 0;
   if (const auto number = host::from_text<double>(text)) return *number;
-  throw std::invalid_argument("reference: option " + name + " = " + host::quoted(text) + " is not a value");
+  throw std::invalid_argument("reference: option " + name + " = " + host::in_quotes(text) + " is not a value");
 }
 
 }  // namespace
@@ -57,10 +57,10 @@ double parse(const std::string& name, const std::string& text) {
 template <typename Real>
 Textbook<Real>::Textbook(std::string_view method, const Options& options) : method_(method) {
   const auto found = kDefaults.find(method);
-  if (found == kDefaults.end()) throw std::invalid_argument("reference: no method " + host::quoted(method));
+  if (found == kDefaults.end()) throw std::invalid_argument("reference: no method " + host::in_quotes(method));
   std::map<std::string, double> values = found->second;
   for (const auto& [name, text] : options) {
-    if (!values.contains(name)) throw std::invalid_argument("reference: no option " + host::quoted(name));
+    if (!values.contains(name)) throw std::invalid_argument("reference: no option " + host::in_quotes(name));
     values[name] = parse(name, text);
   }
   letters_ = {.eta = Real(values["learning_rate"]),

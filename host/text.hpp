@@ -26,7 +26,7 @@ std::optional<Number> from_text(std::string_view text) {
   return number;
 }
 
-inline std::string quoted(std::string_view text) { return '"' + std::string(text) + '"'; }
+inline std::string in_quotes(std::string_view text) { return '"' + std::string(text) + '"'; }
 
 // "a, b, c"
 template <typename Range>
