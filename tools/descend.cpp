@@ -87,17 +87,28 @@ CLI::Validator point() {
   return CLI::Validator(check, "");
 }
 
-// The files of --out, whole or not at all: what a full disk cuts off is a file of another name, which goes.
-void write_whole(const std::string& path, const std::string& text) {
-  const std::string unfinished = path + ".tmp";
-  std::ofstream file(unfinished, std::ios::binary | std::ios::trunc);
-  file << text << std::flush;
-  file.close();
-  if (file && std::rename(unfinished.c_str(), path.c_str()) == 0) return;
-  const std::string why = std::strerror(errno);
-  std::error_code ignored;
-  fs::remove(unfinished, ignored);
-  throw std::runtime_error(fmt::format("adamant: cannot write {}: {}", path, why));
+struct TextFile {
+  std::string path;
+  std::string text;
+  std::string unfinished() const { return path + ".tmp"; }
+};
+
+// All of them whole or, where one cannot be written, none: what a full disk cuts off has another name, and goes.
+void write_whole(const std::vector<TextFile>& files) {
+  const auto fail = [&](const TextFile& culprit) {
+    const std::string why = std::strerror(errno);
+    std::error_code ignored;
+    for (const TextFile& file : files) fs::remove(file.unfinished(), ignored);
+    throw std::runtime_error(fmt::format("adamant: cannot write {}: {}", culprit.path, why));
+  };
+  for (const TextFile& file : files) {
+    std::ofstream stream(file.unfinished(), std::ios::binary | std::ios::trunc);
+    stream << file.text << std::flush;
+    if (!stream) fail(file);
+  }
+  for (const TextFile& file : files) {
+    if (std::rename(file.unfinished().c_str(), file.path.c_str()) != 0) fail(file);
+  }
 }
 
 nlohmann::json to_json(const Descent& descent) {
@@ -109,7 +120,7 @@ nlohmann::json to_json(const Descent& descent) {
 void print(const std::vector<Descent>& descents, const Course& course) {
   fmt::print("f(x) = 0.1 x1^2 + 2 x2^2, {} steps from ({:g}, {:g}), where f = {:.4g}, in {}.\n\n", course.steps,
              course.start.x1, course.start.x2, valley(course.start), name(course.type));
-  fmt::print("{:<17} {:<33} {:>12} {:>12} {:>12}  {}\n", "method", "options", "x1", "x2", "f", "");
+  fmt::print("{:<17} {:<33} {:>12} {:>12} {:>12}\n", "method", "options", "x1", "x2", "f");
   for (const Descent& descent : descents) {
     const Point end = descent.path.back();
     fmt::print("{:<17} {:<33} {:>12.4g} {:>12.4g} {:>12.4g}  {}\n", descent.method, to_text(descent.options), end.x1,
@@ -148,11 +159,12 @@ bool run(const DescendOptions& options) {
   std::vector<Descent> descents = textbook_descents(course);
   if (own) descents.push_back(*own);
 
-  if (!options.json) print(descents, course);
   if (!options.out.empty()) {
-    write_whole(csv_path, to_csv(descents, course.type));
-    write_whole(svg_path, to_svg(descents));
-    if (!options.json) fmt::print("\nEvery point is in {}, a picture in {}.\n", csv_path, svg_path);
+    write_whole({{csv_path, to_csv(descents, course.type)}, {svg_path, to_svg(descents)}});
+  }
+  if (!options.json) print(descents, course);
+  if (!options.json && !options.out.empty()) {
+    fmt::print("\nEvery point is in {}, a picture in {}.\n", csv_path, svg_path);
   }
   nlohmann::json runs = nlohmann::json::array();
   for (const Descent& descent : descents) runs.push_back(to_json(descent));

@@ -23,7 +23,7 @@ constexpr double kDown = 266;    // from panel to panel
 constexpr double kRight = 16;    // of the last panel
 constexpr double kBottom = 78;   // of the last panel, with ticks, label and legend
 constexpr std::size_t kColumns = 3;
-// Farther out than this, in units of f's own axes, the numbers of a double no longer clip well.
+// Farther out than this no line to a point is drawn, long before the products of clipping overflow.
 constexpr double kFarthest = 1e30;
 
 struct Range {
@@ -101,7 +101,11 @@ std::optional<std::pair<Point, Point>> clipped(Point from, Point to, const Frame
       !cut(d2, frame.x2.high - from.x2)) {
     return {};
   }
-  const auto at = [&](double t) { return Point{from.x1 + t * d1, from.x2 + t * d2}; };
+  // A point far outside leaves few digits for the place where its line meets the frame.
+  const auto at = [&](double t) {
+    return Point{std::clamp(from.x1 + t * d1, frame.x1.low, frame.x1.high),
+                 std::clamp(from.x2 + t * d2, frame.x2.low, frame.x2.high)};
+  };
   return std::pair{at(enter), at(leave)};
 }
 
