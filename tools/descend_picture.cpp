@@ -254,8 +254,10 @@ std::string to_svg(const std::vector<Descent>& descents) {
       "<text x=\"{5:g}\" y=\"30\" font-size=\"16\">{2}</text>\n",
       width, height, heading, kPanelWidth, kPanelHeight, kLeft);
   for (std::size_t i = 0; i < descents.size(); ++i) {
-    svg += panel(descents[i], frame, kLeft + kAcross * static_cast<double>(i % kColumns),
-                 kTop + kDown * static_cast<double>(i / kColumns));
+    const std::size_t row = i / kColumns;
+    const std::size_t column = i % kColumns;
+    svg += panel(descents[i], frame, kLeft + kAcross * static_cast<double>(column),
+                 kTop + kDown * static_cast<double>(row));
   }
   return svg + legend(frame, height - 20) + "</svg>\n";
 }
