@@ -1,1 +1,513 @@
 #include "host/checkpoint.hpp"
+
+// The whole of xxHash as static functions: nothing to link, and no symbol that a program's own copy could replace.
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <stdexcept>
+#include <unordered_map>
+#include <utility>
+
+#include "adamant/error.hpp"
+#include "host/floating_point.hpp"
+#include "host/method.hpp"
+#include "host/replacement.hpp"
+#include "host/text.hpp"
+
+namespace adamant::host {
+namespace {
+
+using safetensors::Entry;
+using safetensors::File;
+using safetensors::Metadata;
+
+// The keys of the metadata. What ends in a dot goes on with the name of a tensor, of an array, or with GROUP.OPTION.
+constexpr std::string_view kPrefix = "adamant.";
+constexpr std::string_view kFormat = "adamant.format";
+constexpr std::string_view kVersion = "adamant.version";
+constexpr std::string_view kMethod = "adamant.method";
+constexpr std::string_view kStates = "adamant.states";
+constexpr std::string_view kParameters = "adamant.parameters";
+constexpr std::string_view kGroups = "adamant.groups";
+constexpr std::string_view kGroup = "adamant.group.";
+constexpr std::string_view kStep = "adamant.step.";
+constexpr std::string_view kGroupOf = "adamant.group_of.";
+constexpr std::string_view kFrozen = "adamant.frozen.";
+constexpr std::string_view kDigest = "adamant.xxh3.";
+constexpr std::string_view kHeaderDigest = "adamant.header.xxh3";
+// The one format there is so far. A change of what a key means, or a key that a reader must know, is another number.
+constexpr std::string_view kThisFormat = "1";
+
+constexpr std::string_view kNoDigest = "0000000000000000";
+constexpr std::int64_t kMostSteps = std::int64_t{1} << 62;
+// Large enough that system calls cost nothing, small enough to be hashed and written from the cache.
+constexpr std::int64_t kPieceBytes = 1 << 20;
+
+std::string key(std::string_view prefix, std::string_view name) { return std::string(prefix) + std::string(name); }
+std::string flag(bool value) { return value ? "true" : "false"; }
+
+std::string array_name(std::string_view tensor, std::string_view state) {
+  return std::string(tensor) + "." + std::string(state);
+}
+
+std::string group_prefix(std::size_t group) { return std::string(kGroup) + to_text(group) + "."; }
+
+safetensors::Type file_type(DataType type) {
+  return type == DataType::float64 ? safetensors::Type::F64 : safetensors::Type::F32;
+}
+
+std::string hexadecimal(std::uint64_t number) {
+  std::string text(kNoDigest);
+  for (std::size_t i = text.size(); i-- > 0; number >>= 4) text[i] = "0123456789abcdef"[number & 15];
+  return text;
+}
+
+std::string digest_of(std::span<const std::byte> bytes) { return hexadecimal(XXH3_64bits(bytes.data(), bytes.size())); }
+
+// The digest of a header is made while these characters of it are zeros.
+std::size_t header_digest_position(std::string_view header) {
+  // Unescaped quotes around it: nothing else in a JSON text can look like this.
+  const std::string before = "\"" + std::string(kHeaderDigest) + "\":\"";
+  const std::size_t found = header.find(before);
+  return found == std::string_view::npos ? found : found + before.size();
+}
+
+std::string header_digest(std::string header, std::size_t position) {
+  header.replace(position, kNoDigest.size(), kNoDigest);
+  return digest_of(std::as_bytes(std::span(header)));
+}
+
+// --- writing
+
+Metadata describe(const OptimizerView& optimizer, SaveOptions what) {
+  Metadata metadata;
+  const auto set = [&](std::string name, std::string value) {
+    metadata.insert_or_assign(std::move(name), std::move(value));
+  };
+  set(std::string(kFormat), std::string(kThisFormat));
+  set(std::string(kVersion), ADAMANT_VERSION);
+  set(std::string(kMethod), std::string(name(optimizer.groups.front())));
+  set(std::string(kStates), joined(optimizer.state_names));
+  set(std::string(kParameters), flag(what.parameters));
+  set(std::string(kGroups), to_text(optimizer.groups.size()));
+  for (std::size_t group = 0; group < optimizer.groups.size(); ++group) {
+    for (const auto& [option, value] : exact_options(optimizer.groups[group])) {
+      set(group_prefix(group) + option, value);
+    }
+  }
+  for (const TensorView& tensor : optimizer.tensors) {
+    set(key(kStep, tensor.name), to_text(tensor.step_count));
+    set(key(kGroupOf, tensor.name), to_text(tensor.group));
+    set(key(kFrozen, tensor.name), flag(tensor.frozen));
+  }
+  set(std::string(kHeaderDigest), std::string(kNoDigest));
+  return metadata;
+}
+
+// The arrays of the file; their data is device memory. Those of larger elements first, so that each is aligned.
+std::vector<Entry> list_arrays(const OptimizerView& optimizer, SaveOptions what) {
+  std::vector<Entry> arrays;
+  const auto add = [&](std::string name, DataType type, const TensorView& tensor, const void* data) {
+    Entry& entry = arrays.emplace_back();
+    entry.name = std::move(name);
+    entry.type = file_type(type);
+    entry.shape.assign(tensor.shape.begin(), tensor.shape.end());
+    if (entry.shape.empty()) entry.shape.push_back(tensor.count);
+    entry.data = {static_cast<const std::byte*>(data), static_cast<std::size_t>(tensor.count * size_in_bytes(type))};
+  };
+  for (const TensorView& tensor : optimizer.tensors) {
+    if (what.parameters) add(std::string(tensor.name), tensor.parameter_type, tensor, tensor.parameter);
+    for (std::size_t slot = 0; slot < optimizer.state_names.size(); ++slot) {
+      add(array_name(tensor.name, optimizer.state_names[slot]), tensor.state_type, tensor, tensor.state[slot]);
+    }
+  }
+  std::stable_sort(arrays.begin(), arrays.end(), [](const Entry& left, const Entry& right) {
+    return safetensors::type_size_bytes(left.type) > safetensors::type_size_bytes(right.type);
+  });
+  return arrays;
+}
+
+// --- reading
+
+// What a file and an Optimizer differ in.
+class Differences {
+ public:
+  void add(std::string what) {
+    if (list_.size() < kListed) list_.push_back(std::move(what));
+    ++count_;
+  }
+
+  void refuse_if_any(const std::filesystem::path& path) const {
+    if (count_ > 0) refuse(path);
+  }
+
+  [[noreturn]] void refuse(const std::filesystem::path& path) const {
+    std::string text = "adamant: nothing was loaded from '" + path.string() + "':";
+    for (const std::string& what : list_) text += (count_ == 1 ? " " : "\n  ") + what;
+    if (count_ > list_.size()) text += "\n  and " + to_text(count_ - list_.size()) + " more";
+    throw NotLoaded(text);
+  }
+
+ private:
+  static constexpr std::size_t kListed = 20;
+  std::vector<std::string> list_;
+  std::size_t count_ = 0;
+};
+
+std::string dimensions(std::span<const std::int64_t> shape) {
+  std::vector<std::string> sizes;
+  for (const std::int64_t size : shape) sizes.push_back(to_text(size));
+  return "[" + joined(sizes) + "]";
+}
+
+class Reader {
+ public:
+  Reader(const File& file, const OptimizerView& optimizer, LoadOptions allowed)
+      : file_(file), optimizer_(optimizer), allowed_(allowed) {
+    for (std::size_t i = 0; i < optimizer.tensors.size(); ++i) index_.emplace(optimizer.tensors[i].name, i);
+  }
+
+  std::vector<Method> groups;
+  std::vector<LoadedTensor> tensors;
+
+  // A file of save().
+  void read_own() {
+    check_header();
+    check_method();
+    differences_.refuse_if_any(file_.path());  // nothing below would fit either
+    read_groups();
+    for (std::size_t i = 0; i < optimizer_.tensors.size(); ++i) read_tensor(i);
+    find_extra_tensors();
+    find_extra_arrays();
+    differences_.refuse_if_any(file_.path());
+    check_digests();
+    differences_.refuse_if_any(file_.path());
+  }
+
+  // A file without our metadata: the flattened state of a PyTorch optimizer.
+  void read_foreign() {
+    for (std::size_t i = 0; i < optimizer_.tensors.size(); ++i) read_foreign_tensor(i);
+    check_all_or_no_parameters();
+    find_extra_arrays();
+    differences_.refuse_if_any(file_.path());
+  }
+
+ private:
+  // The value of a key that the format asks for; nothing, and a complaint, where it is missing.
+  const std::string* value(const std::string& name) {
+    const auto found = file_.metadata().find(name);
+    if (found != file_.metadata().end()) return &found->second;
+    differences_.add("the file's metadata has no " + in_quotes(name));
+    return nullptr;
+  }
+
+  std::optional<std::int64_t> number(const std::string& name, std::int64_t most) {
+    const std::string* text = value(name);
+    if (text == nullptr) return std::nullopt;
+    const auto read = from_text<std::int64_t>(*text);
+    if (read && *read >= 0 && *read <= most) return read;
+    differences_.add("the file's " + in_quotes(name) + " is " + in_quotes(*text) + "; allowed: 0 to " + to_text(most));
+    return std::nullopt;
+  }
+
+  std::optional<bool> truth(const std::string& name) {
+    const std::string* text = value(name);
+    if (text == nullptr) return std::nullopt;
+    if (*text == "true" || *text == "false") return *text == "true";
+    differences_.add("the file's " + in_quotes(name) + " is " + in_quotes(*text) + "; allowed: true or false");
+    return std::nullopt;
+  }
+
+  void check_header() {
+    const std::string* format = value(std::string(kFormat));
+    if (format != nullptr && *format != kThisFormat) {
+      const auto version = file_.metadata().find(kVersion);
+      differences_.add("it is of checkpoint format " + in_quotes(*format) + ", written by adamant " +
+                       (version == file_.metadata().end() ? "of an unknown version" : version->second) +
+                       "; this version, " ADAMANT_VERSION ", reads format " + std::string(kThisFormat));
+    }
+    const std::string* written = value(std::string(kHeaderDigest));
+    differences_.refuse_if_any(file_.path());
+    const std::size_t position = header_digest_position(file_.header());
+    if (position == std::string_view::npos || written->size() != kNoDigest.size() ||
+        header_digest(std::string(file_.header()), position) != *written) {
+      differences_.add("the header is damaged or was edited: its XXH3 digest is not the " + in_quotes(*written) +
+                       " that it says");
+      differences_.refuse(file_.path());
+    }
+  }
+
+  void check_method() {
+    const std::string* method = value(std::string(kMethod));
+    const std::string* states = value(std::string(kStates));
+    if (method == nullptr || states == nullptr) return;
+    const std::string_view own = name(optimizer_.groups.front());
+    if (*method != own || *states != joined(optimizer_.state_names)) {
+      differences_.add("it is of method " + *method + " with states [" + *states + "]; the optimizer's is " +
+                       std::string(own) + " with states [" + joined(optimizer_.state_names) + "]");
+    }
+  }
+
+  void read_groups() {
+    const auto count = number(std::string(kGroups), std::numeric_limits<std::int32_t>::max());
+    if (!count) return;
+    if (*count == 0) differences_.add("the file has no group; allowed: at least one");
+    for (std::int64_t group = 0; group < *count; ++group) {
+      if (!read_group(static_cast<std::size_t>(group))) return;
+    }
+  }
+
+  bool read_group(std::size_t group) {
+    const std::string prefix = group_prefix(group);
+    std::map<std::string, std::string> texts;
+    for (auto at = file_.metadata().lower_bound(prefix); at != file_.metadata().end() && at->first.starts_with(prefix);
+         ++at) {
+      texts.emplace(at->first.substr(prefix.size()), at->second);
+    }
+    bool complete = true;
+    for (const auto& [option, unused] : exact_options(optimizer_.groups.front())) {
+      complete = (texts.contains(option) || value(prefix + option) != nullptr) && complete;
+    }
+    if (!complete) return false;
+    try {
+      groups.push_back(make_method(name(optimizer_.groups.front()), texts));
+    } catch (const std::invalid_argument& error) {
+      differences_.add("the options of the file's group " + to_text(group) + ": " + error.what());
+      return false;
+    }
+    if (!runs_as(groups.back(), optimizer_.rule)) {
+      differences_.add("the options of the file's group " + to_text(group) + " ask for other states than [" +
+                       joined(optimizer_.state_names) + "]");
+    }
+    return true;
+  }
+
+  void read_tensor(std::size_t index) {
+    const TensorView& tensor = optimizer_.tensors[index];
+    if (!file_.metadata().contains(key(kStep, tensor.name))) {
+      if (!allowed_.allow_missing) differences_.add("tensor " + in_quotes(tensor.name) + " is not in the file");
+      return;
+    }
+    LoadedTensor& loaded = tensors.emplace_back();
+    loaded.index = index;
+    loaded.step_count = number(key(kStep, tensor.name), kMostSteps).value_or(0);
+    const auto last_group = static_cast<std::int64_t>(groups.size()) - 1;
+    if (last_group >= 0) {
+      loaded.group = static_cast<std::int32_t>(number(key(kGroupOf, tensor.name), last_group).value_or(0));
+    }
+    loaded.frozen = truth(key(kFrozen, tensor.name)).value_or(false);
+    if (truth(std::string(kParameters)).value_or(false)) {
+      loaded.parameter = array(std::string(tensor.name), tensor.parameter_type, tensor);
+    }
+    for (std::size_t slot = 0; slot < optimizer_.state_names.size(); ++slot) {
+      loaded.state[slot] = array(array_name(tensor.name, optimizer_.state_names[slot]), tensor.state_type, tensor);
+    }
+  }
+
+  void read_foreign_tensor(std::size_t index) {
+    const TensorView& tensor = optimizer_.tensors[index];
+    const Entry* step = file_.find(array_name(tensor.name, "step"));
+    bool any = step != nullptr || optimizer_.state_names.empty();
+    for (const std::string& state : optimizer_.state_names) {
+      any = any || file_.find(array_name(tensor.name, state)) != nullptr;
+    }
+    if (!any) {
+      if (!allowed_.allow_missing) {
+        differences_.add("tensor " + in_quotes(tensor.name) + " is not in the file: there is no " +
+                         in_quotes(array_name(tensor.name, optimizer_.state_names.front())));
+      }
+      return;
+    }
+    LoadedTensor& loaded = tensors.emplace_back();
+    loaded.index = index;
+    loaded.step_count = foreign_step_count(tensor, step);
+    if (file_.find(tensor.name) != nullptr) {
+      loaded.parameter = array(std::string(tensor.name), tensor.parameter_type, tensor);
+    }
+    for (std::size_t slot = 0; slot < optimizer_.state_names.size(); ++slot) {
+      loaded.state[slot] = array(array_name(tensor.name, optimizer_.state_names[slot]), tensor.state_type, tensor);
+    }
+  }
+
+  // PyTorch keeps a count as an array of one float32, and none at all for SGD, which only asks whether a step is the
+  // first.
+  std::int64_t foreign_step_count(const TensorView& tensor, const Entry* step) {
+    const std::string name = array_name(tensor.name, "step");
+    if (step == nullptr) {
+      if (!optimizer_.state_names.empty() && counts_steps(optimizer_.groups[static_cast<std::size_t>(tensor.group)])) {
+        differences_.add("tensor " + in_quotes(tensor.name) + ": there is no " + in_quotes(name) +
+                         " in the file, and the method needs to know how many steps there were");
+      }
+      return optimizer_.state_names.empty() ? tensor.step_count : std::max<std::int64_t>(tensor.step_count, 1);
+    }
+    used_.push_back(step);
+    double count = -1.0;
+    if (step->count() == 1 && step->type == safetensors::Type::F32) {
+      float narrow = 0.0F;
+      std::memcpy(&narrow, step->data.data(), sizeof narrow);
+      count = static_cast<double>(narrow);
+    } else if (step->count() == 1 && step->type == safetensors::Type::F64) {
+      std::memcpy(&count, step->data.data(), sizeof count);
+    } else if (step->count() == 1 && step->type == safetensors::Type::I64) {
+      std::int64_t whole = 0;
+      std::memcpy(&whole, step->data.data(), sizeof whole);
+      if (whole >= 0 && whole <= kMostSteps) return whole;
+    } else {
+      differences_.add(in_quotes(name) + " is " + to_text(step->count()) + " elements of " +
+                       std::string(safetensors::type_name(step->type)) + "; allowed: one of F32, F64 or I64");
+      return 0;
+    }
+    if (count >= 0.0 && count <= static_cast<double>(kMostSteps)) {
+      const auto whole = static_cast<std::int64_t>(count);
+      if (static_cast<double>(whole) == count) return whole;
+    }
+    differences_.add(in_quotes(name) + " is no count of steps; allowed: whole numbers from 0 to 2^62");
+    return 0;
+  }
+
+  void check_all_or_no_parameters() {
+    const auto has = [](const LoadedTensor& tensor) { return tensor.parameter != nullptr; };
+    if (std::none_of(tensors.begin(), tensors.end(), has)) return;
+    for (const LoadedTensor& tensor : tensors) {
+      if (has(tensor)) continue;
+      differences_.add("tensor " + in_quotes(optimizer_.tensors[tensor.index].name) +
+                       ": its parameter is not in the file, though those of other tensors are");
+    }
+  }
+
+  // The array of that name, if it fits the tensor.
+  const Entry* array(const std::string& name, DataType type, const TensorView& tensor) {
+    const Entry* entry = file_.find(name);
+    if (entry == nullptr) {
+      differences_.add("tensor " + in_quotes(tensor.name) + ": there is no " + in_quotes(name) + " in the file");
+      return nullptr;
+    }
+    used_.push_back(entry);
+    if (entry->type != file_type(type)) {
+      differences_.add(in_quotes(name) + " is of type " + std::string(safetensors::type_name(entry->type)) +
+                       " in the file, " + std::string(safetensors::type_name(file_type(type))) + " is needed");
+    }
+    // A side that knows only the count fits any shape of that count.
+    const bool same_shape =
+        tensor.shape.empty() || entry->shape.size() <= 1 || tensor.shape.size() <= 1 ||
+        std::equal(tensor.shape.begin(), tensor.shape.end(), entry->shape.begin(), entry->shape.end());
+    if (entry->count() != tensor.count || !same_shape) {
+      const std::int64_t count[] = {tensor.count};
+      differences_.add(in_quotes(name) + " is of shape " + dimensions(entry->shape) + " in the file, " +
+                       dimensions(tensor.shape.empty() ? std::span<const std::int64_t>(count) : tensor.shape) +
+                       " is needed");
+    }
+    return entry;
+  }
+
+  void find_extra_tensors() {
+    if (allowed_.allow_extra) return;
+    for (auto at = file_.metadata().lower_bound(kStep); at != file_.metadata().end() && at->first.starts_with(kStep);
+         ++at) {
+      const std::string_view tensor = std::string_view(at->first).substr(kStep.size());
+      if (index_.contains(tensor)) continue;
+      differences_.add("tensor " + in_quotes(tensor) + " of the file is not in the optimizer");
+      for (const std::string& state : optimizer_.state_names) {
+        if (const Entry* entry = file_.find(array_name(tensor, state))) used_.push_back(entry);
+      }
+      if (const Entry* entry = file_.find(tensor)) used_.push_back(entry);
+    }
+  }
+
+  void find_extra_arrays() {
+    if (allowed_.allow_extra) return;
+    std::sort(used_.begin(), used_.end());
+    for (const Entry& entry : file_.entries()) {
+      if (std::binary_search(used_.begin(), used_.end(), &entry)) continue;
+      differences_.add(in_quotes(entry.name) + " of the file belongs to no tensor of the optimizer" +
+                       std::string(index_.contains(owner(entry.name)) ? " that has a state of that name" : ""));
+    }
+  }
+
+  static std::string_view owner(std::string_view array) { return array.substr(0, array.rfind('.')); }
+
+  void check_digests() {
+    for (const LoadedTensor& tensor : tensors) {
+      if (tensor.parameter != nullptr) check_digest(tensor, *tensor.parameter);
+      for (std::size_t slot = 0; slot < optimizer_.state_names.size(); ++slot) {
+        check_digest(tensor, *tensor.state[slot]);
+      }
+    }
+  }
+
+  void check_digest(const LoadedTensor& tensor, const Entry& entry) {
+    const std::string* written = value(key(kDigest, entry.name));
+    if (written == nullptr || digest_of(entry.data) == *written) return;
+    differences_.add("tensor " + in_quotes(optimizer_.tensors[tensor.index].name) + ": " + in_quotes(entry.name) +
+                     " is damaged: its XXH3 digest is not the " + *written + " that the header says");
+  }
+
+  const File& file_;
+  const OptimizerView& optimizer_;
+  const LoadOptions allowed_;
+  std::unordered_map<std::string_view, std::size_t> index_;  // of the optimizer's tensors
+  std::vector<const Entry*> used_;
+  Differences differences_;
+};
+
+File open_checkpoint(const std::filesystem::path& path) {
+  try {
+    return File::open(path);
+  } catch (const std::runtime_error& error) {  // std::system_error is one of them
+    throw NotLoaded("adamant: nothing was loaded: " + std::string(error.what()));
+  }
+}
+
+bool is_own(const File& file) {
+  const auto first = file.metadata().lower_bound(kPrefix);
+  return first != file.metadata().end() && first->first.starts_with(kPrefix);
+}
+
+}  // namespace
+
+void save_checkpoint(const std::filesystem::path& path, const OptimizerView& optimizer, SaveOptions what,
+                     kernels::Backend& backend, Stream stream) {
+  Metadata metadata = describe(optimizer, what);
+  const std::vector<Entry> arrays = list_arrays(optimizer, what);
+  for (const Entry& array : arrays) metadata.insert_or_assign(key(kDigest, array.name), std::string(kNoDigest));
+  std::string header = safetensors::make_header(path, arrays, metadata);
+
+  // The arrays are read once; their digests are known when they are written, and then the header is written again.
+  Replacement file(path);
+  file.append(std::as_bytes(std::span(header)));
+  std::vector<std::byte> staging;
+  for (const Entry& array : arrays) {
+    XXH3_state_t digest;
+    XXH3_64bits_reset(&digest);
+    const auto bytes = static_cast<std::int64_t>(array.data.size());
+    for (std::int64_t at = 0; at < bytes; at += kPieceBytes) {
+      const auto piece = backend.read(array.data.data() + at, std::min(kPieceBytes, bytes - at), staging, stream);
+      XXH3_64bits_update(&digest, piece.data(), piece.size());
+      file.append(piece);
+    }
+    metadata.insert_or_assign(key(kDigest, array.name), hexadecimal(XXH3_64bits_digest(&digest)));
+  }
+  header = safetensors::make_header(path, arrays, metadata);
+  const std::size_t position = header_digest_position(header);
+  header.replace(position, kNoDigest.size(), header_digest(header, position));
+  file.rewrite_beginning(std::as_bytes(std::span(header)));
+  file.commit();
+}
+
+LoadedCheckpoint read_checkpoint(const std::filesystem::path& path, const OptimizerView& optimizer,
+                                 LoadOptions allowed) {
+  File file = open_checkpoint(path);
+  Reader reader(file, optimizer, allowed);
+  if (is_own(file)) {
+    reader.read_own();
+  } else {
+    reader.read_foreign();
+  }
+  // Entries keep their places when a File is moved.
+  return {std::move(file), std::move(reader.groups), std::move(reader.tensors)};
+}
+
+}  // namespace adamant::host

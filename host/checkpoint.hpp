@@ -1,2 +1,70 @@
-// Checkpoints: what an Optimizer's state is called in a safetensors file.
+// Checkpoints: what the arrays, step counts and options of an Optimizer are called in a safetensors file. That a file
+// takes the place of another whole is host/replacement's business, the format itself that of host/safetensors.
 #pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adamant/checkpoint.hpp"
+#include "adamant/rules.hpp"
+#include "adamant/types.hpp"
+#include "host/safetensors.hpp"
+#include "kernels/backend.hpp"
+#include "kernels/step_plan.hpp"
+
+namespace adamant::host {
+
+// A tensor of an Optimizer as a checkpoint sees it. Nothing is owned.
+struct TensorView {
+  std::string_view name;
+  std::span<const std::int64_t> shape;  // empty when only the count is known
+  std::int64_t count = 0;
+  DataType parameter_type{};
+  DataType state_type{};
+  const void* parameter = nullptr;             // device memory, as are the states
+  const void* state[kernels::kMaxSlots] = {};  // null until prepared, which reading does not need
+  std::int64_t step_count = 0;
+  std::int32_t group = 0;
+  bool frozen = false;
+};
+
+// An Optimizer as a checkpoint sees it.
+struct OptimizerView {
+  int rule = 0;  // index in kernels::Rules
+  std::span<const Method> groups;
+  std::span<const std::string> state_names;  // one a slot
+  std::vector<TensorView> tensors;
+};
+
+// Throws what Optimizer::save() does.
+void save_checkpoint(const std::filesystem::path& path, const OptimizerView& optimizer, SaveOptions what,
+                     kernels::Backend& backend, Stream stream);
+
+// What a file has for one tensor.
+struct LoadedTensor {
+  std::size_t index = 0;                                     // in OptimizerView::tensors
+  const safetensors::Entry* parameter = nullptr;             // null when the file has none
+  const safetensors::Entry* state[kernels::kMaxSlots] = {};  // one a slot
+  std::int64_t step_count = 0;
+  std::int32_t group = 0;  // this and the next only where LoadedCheckpoint::groups is not empty
+  bool frozen = false;
+};
+
+// A file that was checked, whole, against an Optimizer. The arrays are mapped, not read.
+struct LoadedCheckpoint {
+  safetensors::File file;
+  std::vector<Method> groups;  // empty for a file of PyTorch's, which says nothing of options
+  std::vector<LoadedTensor> tensors;
+};
+
+// Throws NotLoaded as Optimizer::load() does.
+LoadedCheckpoint read_checkpoint(const std::filesystem::path& path, const OptimizerView& optimizer,
+                                 LoadOptions allowed);
+
+}  // namespace adamant::host

@@ -106,6 +106,15 @@ class CpuBackend final : public kernels::Backend {
     clear(static_cast<std::byte*>(data), bytes);
   }
 
+  std::span<const std::byte> read(const void* data, std::int64_t bytes, std::vector<std::byte>& /*staging*/,
+                                  Stream /*stream*/) override {
+    return {static_cast<const std::byte*>(data), static_cast<std::size_t>(bytes)};
+  }
+
+  void write(void* data, std::span<const std::byte> bytes, Stream /*stream*/) override {
+    if (!bytes.empty()) std::memcpy(data, bytes.data(), bytes.size());
+  }
+
  private:
   // Tensors that follow the same options and have taken as many steps share their scalars: usually all of a group do.
   void compute_scalars() {

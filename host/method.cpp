@@ -4,12 +4,15 @@
 #include "adamant/method.hpp"
 
 #include <array>
+#include <cstring>
 #include <stdexcept>
 
 #include "host/floating_point.hpp"
 #include "host/method.hpp"
+#include "host/scalars.hpp"
 #include "host/text.hpp"
 #include "kernels/rule_list.hpp"
+#include "kernels/storage.hpp"
 
 namespace adamant {
 namespace {
@@ -45,7 +48,9 @@ void for_each_field(Options& options, const Visit& visit) {
 
 // Sets the field from a text or a number; says whether the value is one for a field of that type.
 bool assign(double& field, std::string_view text) {
-  const auto number = from_text<double>(text);
+  const bool hexadecimal = text.starts_with(host::kHexadecimal);
+  const auto number = hexadecimal ? from_text<double>(text.substr(host::kHexadecimal.size()), std::chars_format::hex)
+                                  : from_text<double>(text);
   if (number) field = *number;
   return number.has_value();
 }
@@ -73,6 +78,12 @@ bool assign(bool& field, double value) {
 bool assign(EpsilonPlacement& /*field*/, double /*value*/) { return false; }
 
 std::string text_of(std::string_view text) { return in_quotes(text); }
+
+std::string exact_text_of(double value) { return host::hexadecimal_text(value); }
+template <typename Value>
+std::string exact_text_of(Value value) {
+  return text_of(value);
+}
 
 // Sets one field without looking at its range or at the other fields.
 template <typename Value>
@@ -199,6 +210,30 @@ void set_option(Method& method, std::string_view option, double value) {
   assign_option(changed, option, value);
   validate(changed);
   method = changed;
+}
+
+std::map<std::string, std::string> exact_options(const Method& method) {
+  const FloatingPointGuard guard;
+  std::map<std::string, std::string> texts;
+  std::visit(
+      [&](const auto& fields) {
+        for_each_field(fields, [&](std::string_view name, const auto& field, const auto&... /*range*/) {
+          texts.emplace(name, exact_text_of(field));
+        });
+      },
+      method);
+  return texts;
+}
+
+bool counts_steps(const Method& method) {
+  const FloatingPointGuard guard;
+  const int rule = rule_index(method);
+  for (int storage = 0; storage < static_cast<int>(kernels::Storages::kSize); ++storage) {
+    const kernels::Scalars second = scalars_at_step(rule, storage, method, 2);
+    const kernels::Scalars later = scalars_at_step(rule, storage, method, 3);
+    if (std::memcmp(second.bytes, later.bytes, sizeof second.bytes) != 0) return true;
+  }
+  return false;
 }
 
 int rule_index(const Method& method) {

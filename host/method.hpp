@@ -2,6 +2,8 @@
 // has.
 #pragma once
 
+#include <map>
+#include <string>
 #include <string_view>
 
 #include "adamant/method.hpp"
@@ -15,6 +17,12 @@ int slot_count(int rule);
 
 // Whether a group with these options can be stepped by an Optimizer made for `rule`.
 bool runs_as(const Method& method, int rule);
+
+// Every option with its value as text that make_method() reads back to the last bit; numbers in hexadecimal.
+std::map<std::string, std::string> exact_options(const Method& method);
+
+// Whether a step depends on how many there were before it, but for whether it is the first.
+bool counts_steps(const Method& method);
 
 // As adamant::set_option(), from a number; true and false are 1 and 0.
 void set_option(Method& method, std::string_view option, double value);

@@ -10,7 +10,9 @@
 #include <utility>
 
 #include "adamant/error.hpp"
+#include "host/checkpoint.hpp"
 #include "host/cpu_backend.hpp"
+#include "host/floating_point.hpp"
 #include "host/method.hpp"
 #include "host/plan.hpp"
 #include "host/text.hpp"
@@ -37,6 +39,8 @@ constexpr int kMostThreads = 4096;
 constexpr std::int64_t kMostSteps = std::int64_t{1} << 62;
 
 constexpr std::int64_t kDefaultTile = 16 * kChunk;
+
+constexpr std::size_t kMostDimensions = 64;  // as safetensors has it
 
 constexpr std::int64_t aligned_bytes(std::int64_t bytes) {
   return (bytes + kStateAlignment - 1) / kStateAlignment * kStateAlignment;
@@ -98,6 +102,29 @@ void check_gradient(std::string_view tensor, const Array& parameter, const Const
   if (!host::find_storage(parameter.type(), gradient.type())) {
     refuse(of_tensor(tensor) + "gradient: " + std::string(name(gradient.type())) + " does not go with a " +
            std::string(name(parameter.type())) + " parameter; supported: " + host::supported_storages());
+  }
+}
+
+void check_shape(std::string_view tensor, const std::vector<std::int64_t>& shape, std::int64_t count) {
+  if (shape.empty()) return;
+  const auto where = [&] { return of_tensor(tensor) + "shape: "; };
+  if (shape.size() > kMostDimensions) {
+    refuse(where() + to_text(shape.size()) + " dimensions; allowed: at most " + to_text(kMostDimensions));
+  }
+  for (const std::int64_t size : shape) {
+    if (size < 0) refuse(where() + "a dimension is " + to_text(size) + "; allowed: 0 or more");
+  }
+  // Once a dimension is zero so is the product, whatever the others are; else it can only grow past the count.
+  std::int64_t product = std::find(shape.begin(), shape.end(), 0) == shape.end() ? 1 : 0;
+  for (const std::int64_t size : shape) {
+    if (product > 0 && size > count / product) {
+      refuse(where() + "the product of the dimensions is more than the parameter's count " + to_text(count));
+    }
+    product *= size;
+  }
+  if (product != count) {
+    refuse(where() + "the product of the dimensions is " + to_text(product) + "; allowed: the parameter's count " +
+           to_text(count));
   }
 }
 
@@ -200,6 +227,26 @@ struct Optimizer::Impl {
   auto gradient_of(std::int64_t id) {
     return std::lower_bound(gradients.begin(), gradients.end(), id,
                             [](const Gradient& gradient, std::int64_t wanted) { return gradient.id < wanted; });
+  }
+
+  // What a checkpoint has to know.
+  host::OptimizerView view() const {
+    host::OptimizerView all{.rule = rule, .groups = groups, .state_names = state_names, .tensors = {}};
+    all.tensors.reserve(tensors.size());
+    for (const auto& [id, tensor] : tensors) {
+      host::TensorView& seen = all.tensors.emplace_back();
+      seen.name = tensor.spec.name;
+      seen.shape = tensor.spec.shape;
+      seen.count = tensor.spec.parameter.count();
+      seen.parameter_type = tensor.spec.parameter.type();
+      seen.state_type = host::state_type(tensor.storage);
+      seen.parameter = tensor.spec.parameter.data();
+      std::copy(std::begin(tensor.state), std::end(tensor.state), std::begin(seen.state));
+      seen.step_count = backend->step_count(id);
+      seen.group = static_cast<std::int32_t>(tensor.spec.group);
+      seen.frozen = tensor.frozen;
+    }
+    return all;
   }
 
   int slots() const { return static_cast<int>(state_names.size()); }
@@ -321,6 +368,7 @@ TensorId Optimizer::add(TensorSpec spec) {
   check_array(spec.name, "parameter", spec.parameter);
   check_gradient(spec.name, spec.parameter, spec.gradient);
   self.check_group(spec.group, of_tensor(spec.name) + "group: ");
+  check_shape(spec.name, spec.shape, spec.parameter.count());
   const Buffer parameter = buffer_of(spec.parameter);
   const Buffer gradient = buffer_of(spec.gradient);
   if (parameter.overlaps(gradient)) {
@@ -483,12 +531,47 @@ Array Optimizer::state(TensorId tensor, std::string_view name) {
           record.spec.parameter.count()};
 }
 
-void Optimizer::save(const std::filesystem::path& path, SaveOptions /*what*/, Stream /*stream*/) {
-  throw NotSaved(std::make_error_code(std::errc::function_not_supported), "adamant: cannot save " + path.string());
+void Optimizer::save(const std::filesystem::path& path, SaveOptions what, Stream stream) {
+  const host::FloatingPointGuard guard;  // for clearing new states and for numbers as text
+  impl_->prepare();
+  host::save_checkpoint(path, impl_->view(), what, *impl_->backend, stream);
 }
 
-void Optimizer::load(const std::filesystem::path& path, LoadOptions /*allowed*/, Stream /*stream*/) {
-  throw NotLoaded("adamant: cannot load " + path.string());
+void Optimizer::load(const std::filesystem::path& path, LoadOptions allowed, Stream stream) {
+  const host::FloatingPointGuard guard;  // comparing a NaN of the file would trap where the caller wants traps
+  Impl& self = *impl_;
+  const host::OptimizerView view = self.view();
+  const host::LoadedCheckpoint file = host::read_checkpoint(path, view, allowed);
+
+  // Everything that can fail comes before the first change.
+  self.prepare();
+  std::vector<Method> groups = file.groups;
+  if (groups.size() < self.groups.size()) {
+    groups.insert(groups.end(), self.groups.begin() + static_cast<std::ptrdiff_t>(groups.size()), self.groups.end());
+  }
+  std::vector<std::pair<std::int64_t, Record*>> records;  // in the order of the view
+  records.reserve(self.tensors.size());
+  for (auto& [id, tensor] : self.tensors) records.emplace_back(id, &tensor);
+  self.backend->reserve(self.next_id, static_cast<std::int64_t>(groups.size()));
+
+  for (std::size_t i = 0; i < file.groups.size(); ++i) {
+    self.backend->set_options(static_cast<std::int32_t>(i), groups[i], stream);
+  }
+  self.groups = std::move(groups);
+  for (const host::LoadedTensor& loaded : file.tensors) {
+    const auto& [id, tensor] = records[loaded.index];
+    if (loaded.parameter != nullptr) {
+      self.backend->write(tensor->spec.parameter.data(), loaded.parameter->data, stream);
+    }
+    for (int slot = 0; slot < self.slots(); ++slot) {
+      self.backend->write(tensor->state[slot], loaded.state[slot]->data, stream);
+    }
+    self.backend->set_step_count(id, loaded.step_count);
+    if (file.groups.empty()) continue;
+    self.prepared = self.prepared && tensor->spec.group == GroupId{loaded.group} && tensor->frozen == loaded.frozen;
+    tensor->spec.group = GroupId{loaded.group};
+    tensor->frozen = loaded.frozen;
+  }
 }
 
 std::int64_t Optimizer::state_bytes() const { return impl_->state_bytes; }

@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <limits>
@@ -18,6 +17,8 @@
 #include <stdexcept>
 #include <system_error>
 #include <utility>
+
+#include "host/replacement.hpp"
 
 namespace adamant::safetensors {
 namespace {
@@ -409,20 +410,17 @@ std::vector<const Entry*> sorted_by_name(const std::deque<Entry>& entries, const
   return sorted;
 }
 
-// A descriptor that closes itself; close() instead reports what the system says.
+// A descriptor that closes itself.
 class Descriptor {
  public:
   explicit Descriptor(int descriptor) : descriptor_(descriptor) {}
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() { close(); }
+  ~Descriptor() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
 
   [[nodiscard]] int get() const { return descriptor_; }
-  // Returns errno or 0. Not tried again when interrupted: Linux has closed it by then.
-  int close() {
-    const int descriptor = std::exchange(descriptor_, -1);
-    return descriptor < 0 || ::close(descriptor) == 0 || errno == EINTR ? 0 : errno;
-  }
 
  private:
   int descriptor_;
@@ -431,7 +429,7 @@ class Descriptor {
 int open_descriptor(const std::filesystem::path& path, int flags) {
   int descriptor = -1;
   do {
-    descriptor = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
+    descriptor = ::open(path.c_str(), flags | O_CLOEXEC);
   } while (descriptor < 0 && errno == EINTR);
   return descriptor;
 }
@@ -448,53 +446,6 @@ void require_regular(mode_t mode, const std::filesystem::path& path) {
   if (!S_ISREG(mode)) refuse(path, "is " + std::string(kind(mode)) + "; allowed: a regular file");
 }
 
-// A new file in the folder of `target`, under a name of its own. Removed again unless it was
-// renamed.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const std::filesystem::path& target) : descriptor_(create(target, path_)) {}
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-  ~TemporaryFile() {
-    if (!path_.empty()) ::unlink(path_.c_str());
-  }
-
-  [[nodiscard]] int descriptor() const { return descriptor_.get(); }
-
-  void rename(const std::filesystem::path& target) {
-    if (const int error = descriptor_.close()) fail(error, "write", target);
-    if (::rename(path_.c_str(), target.c_str()) != 0) fail(errno, "replace", target);
-    path_.clear();
-  }
-
- private:
-  static int create(const std::filesystem::path& target, std::filesystem::path& path) {
-    static std::atomic<unsigned> next{0};
-    int descriptor = -1;
-    do {  // goes on where a killed process of the same number left files
-      path = target.parent_path() / (".adamant-" + std::to_string(::getpid()) + "-" + std::to_string(next++) + ".tmp");
-      descriptor = open_descriptor(path, O_WRONLY | O_CREAT | O_EXCL);
-    } while (descriptor < 0 && errno == EEXIST);
-    if (descriptor < 0) fail(errno, "create a file beside", target);
-    return descriptor;
-  }
-
-  std::filesystem::path path_;  // before descriptor_, whose making sets it
-  Descriptor descriptor_;
-};
-
-// Puts a file with these bytes in the place of `target`, whole or not at all.
-void replace_file(const std::filesystem::path& target, std::string_view header, std::span<const Entry> entries) {
-  // Renaming over a device or a FIFO would take it away.
-  struct stat status {};
-  if (::stat(target.c_str(), &status) == 0) require_regular(status.st_mode, target);
-
-  TemporaryFile file(target);
-  detail::write_all(file.descriptor(), std::as_bytes(std::span(header)), target);
-  for (const Entry& entry : entries) detail::write_all(file.descriptor(), entry.data, target);
-  file.rename(target);
-}
-
 // A JSON string. Throws std::invalid_argument if `text` is not UTF-8.
 std::string json_string(std::string_view text, const std::filesystem::path& path, std::string_view what) {
   try {
@@ -505,8 +456,8 @@ std::string json_string(std::string_view text, const std::filesystem::path& path
   }
 }
 
-// The header with its length in front and its padding behind.
-std::string make_header(const std::filesystem::path& path, std::span<const Entry> entries, const Metadata& metadata) {
+// The header with its length in front and its padding behind, unchecked.
+std::string header_text(const std::filesystem::path& path, std::span<const Entry> entries, const Metadata& metadata) {
   std::string text(kLengthBytes, '\0');
   text += '{';
   if (!metadata.empty()) {
@@ -594,6 +545,7 @@ File File::open(const std::filesystem::path& path) {
   }
   file.by_name_ = sorted_by_name(file.entries_, path);
   file.metadata_ = std::move(header.metadata);
+  file.header_bytes_ = kLengthBytes + header_bytes;
   return file;
 }
 
@@ -624,8 +576,8 @@ const Entry& File::at(std::string_view name, Type type, std::size_t size_bytes) 
   return entry;
 }
 
-void write(const std::filesystem::path& path, std::span<const Entry> entries, const Metadata& metadata) {
-  const std::string header = make_header(path, entries, metadata);
+std::string make_header(const std::filesystem::path& path, std::span<const Entry> entries, const Metadata& metadata) {
+  std::string header = header_text(path, entries, metadata);
   // What the reader would refuse is not written.
   try {
     std::uint64_t data_bytes = 0;
@@ -639,16 +591,15 @@ void write(const std::filesystem::path& path, std::span<const Entry> entries, co
   } catch (const std::runtime_error& error) {
     throw std::invalid_argument(error.what());
   }
-  replace_file(path, header, entries);
+  return header;
 }
 
-void detail::write_all(int descriptor, std::span<const std::byte> bytes, const std::filesystem::path& path) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(descriptor, bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) fail(errno, "write", path);
-    bytes = bytes.subspan(static_cast<std::size_t>(written));
-  }
+void write(const std::filesystem::path& path, std::span<const Entry> entries, const Metadata& metadata) {
+  const std::string header = make_header(path, entries, metadata);
+  host::Replacement file(path);
+  file.append(std::as_bytes(std::span(header)));
+  for (const Entry& entry : entries) file.append(entry.data);
+  file.commit();
 }
 
 }  // namespace adamant::safetensors

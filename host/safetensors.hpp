@@ -112,6 +112,11 @@ class File {
   /// The header's `__metadata__`; empty if it has none.
   [[nodiscard]] const Metadata& metadata() const noexcept { return metadata_; }
 
+  /// All that stands before the data, as it is in the file.
+  [[nodiscard]] std::string_view header() const noexcept {
+    return {reinterpret_cast<const char*>(mapping_.get()), header_bytes_};
+  }
+
   /// The tensor of that name, or null.
   [[nodiscard]] const Entry* find(std::string_view name) const noexcept;
 
@@ -141,6 +146,7 @@ class File {
 
   std::filesystem::path path_;
   std::unique_ptr<const std::byte, Unmap> mapping_;
+  std::size_t header_bytes_ = 0;
   std::deque<Entry> entries_;
   std::vector<const Entry*> by_name_;  // sorted by name; a deque keeps its elements in place when it is moved
   Metadata metadata_;
@@ -148,21 +154,17 @@ class File {
 
 /// Writes `entries` in the order given, so that the same arguments make the same bytes; the data
 /// starts at a multiple of 64 bytes. (Order tensors by falling element size if each is to be
-/// aligned.) The file appears under `path` whole or not at all: it is written under another name in
-/// the same folder and renamed, so a former file stays as it was after an error, a File open on it
-/// stays valid, and `entries` may come from it. A symbolic link at `path` is replaced.
+/// aligned.) The file appears under `path` whole and durable or not at all, through
+/// host::Replacement: a former file stays as it was after an error, a File open on it stays valid,
+/// and `entries` may come from it. A symbolic link at `path` is replaced.
 ///
 /// Throws std::invalid_argument, before anything is written, for what open() would refuse to read
-/// back; std::runtime_error if something other than a regular file is at `path`; std::system_error
-/// if the system refuses. Not yet durable: a power failure soon after may lose the new file.
+/// back; NotSaved and DurabilityUnsure, both std::system_error, as Replacement does.
 void write(const std::filesystem::path& path, std::span<const Entry> entries, const Metadata& metadata = {});
 
-namespace detail {
-
-/// Writes all of `bytes`, going on after short writes and interrupting signals; declared for its
-/// tests. Throws std::system_error naming `path`.
-void write_all(int descriptor, std::span<const std::byte> bytes, const std::filesystem::path& path);
-
-}  // namespace detail
+/// What write() puts in front of the data: 8 bytes of length, the header, its padding. Of the
+/// entries' data only the sizes are looked at. Throws std::invalid_argument as write() does; `path`
+/// is for its text.
+std::string make_header(const std::filesystem::path& path, std::span<const Entry> entries, const Metadata& metadata);
 
 }  // namespace adamant::safetensors

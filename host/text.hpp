@@ -18,12 +18,24 @@ std::string to_text(Number number) {
 }
 
 // The number that the whole of `text` spells, if it does.
-template <typename Number>
-std::optional<Number> from_text(std::string_view text) {
+template <typename Number, typename... Format>
+std::optional<Number> from_text(std::string_view text, Format... format) {
   Number number{};
-  const auto result = std::from_chars(text.data(), text.data() + text.size(), number);
+  const auto result = std::from_chars(text.data(), text.data() + text.size(), number, format...);
   if (result.ec != std::errc{} || result.ptr != text.data() + text.size()) return std::nullopt;
   return number;
+}
+
+inline constexpr std::string_view kHexadecimal = "0x";
+
+// "0x1.999999999999ap-4", exactly the number, as C, Python and make_method() read it.
+inline std::string hexadecimal_text(double number) {
+  char buffer[64];
+  const auto result = std::to_chars(buffer, buffer + sizeof buffer, number, std::chars_format::hex);
+  std::string_view digits(buffer, static_cast<std::size_t>(result.ptr - buffer));
+  const bool negative = digits.starts_with('-');
+  if (negative) digits.remove_prefix(1);
+  return (negative ? "-" : "") + std::string(kHexadecimal) + std::string(digits);
 }
 
 inline std::string in_quotes(std::string_view text) { return '"' + std::string(text) + '"'; }

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "adamant/rules.hpp"
 #include "adamant/types.hpp"
@@ -38,6 +40,14 @@ class Backend {
 
   // Sets memory to zero, in stream order.
   virtual void zero(void* data, std::int64_t bytes, Stream stream) = 0;
+
+  // The bytes at `data`, device memory, for the host to look at: where they are, or copied into `staging`. Waits for
+  // what comes before it in the stream.
+  virtual std::span<const std::byte> read(const void* data, std::int64_t bytes, std::vector<std::byte>& staging,
+                                          Stream stream) = 0;
+
+  // Copies host memory to device memory; has finished with `bytes` when it returns.
+  virtual void write(void* data, std::span<const std::byte> bytes, Stream stream) = 0;
 };
 
 // The backend of CUDA device `index` for the rule of that index in Rules.

@@ -40,6 +40,7 @@ struct Case {
     return text.empty() ? 0.0 : std::stod(text);
   }
   bool flag(std::string_view option) const { return value(option) == "true"; }
+  friend void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 };
 
 // Weight decay that is part of the gradient, not of the parameter.

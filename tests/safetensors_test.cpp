@@ -2,6 +2,8 @@
 // harm than an exception.
 #include "host/safetensors.hpp"
 
+#include "adamant/error.hpp"
+
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -725,15 +727,15 @@ TEST_F(Safetensors, RefusesToWriteWhatItWouldNotRead) {
 TEST_F(Safetensors, NamesPathAndReasonWhenItCannotWrite) {
   expect_write_refused<std::system_error>(folder_ / "missing" / "file", {}, {"No such file or directory"});
   expect_write_refused<std::system_error>(folder_ / std::string(300, 'x'), {}, {"File name too long"});
-  expect_write_refused<std::runtime_error>(folder_, {}, {"is a directory", "a regular file"});
+  expect_write_refused<std::runtime_error>(folder_, {}, {"Is a directory", "no regular file"});
   EXPECT_EQ(files_in_folder(), 0u);
 }
 
 TEST_F(Safetensors, DoesNotReplaceDevicesAndFifos) {
-  expect_write_refused<std::runtime_error>("/dev/full", {}, {"is a device"});
-  expect_write_refused<std::runtime_error>("/dev/null", {}, {"is a device"});
+  expect_write_refused<NotSaved>("/dev/full", {}, {"no regular file"});
+  expect_write_refused<NotSaved>("/dev/null", {}, {"no regular file"});
   ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
-  expect_write_refused<std::runtime_error>(path_, {}, {"is a FIFO"});
+  expect_write_refused<NotSaved>(path_, {}, {"no regular file"});
   EXPECT_TRUE(fs::is_fifo(path_));
 }
 
@@ -752,59 +754,6 @@ TEST_F(Safetensors, LeavesTheFormerFileAndNothingElseWhenTheDiskIsFull) {
   std::signal(SIGXFSZ, handler);
   EXPECT_EQ(saved(), "before");
   EXPECT_EQ(files_in_folder(), 1u);
-}
-
-TEST_F(Safetensors, NamesPathAndReasonWhenAWriteFails) {
-  const int descriptor = ::open("/dev/full", O_WRONLY);
-  ASSERT_GE(descriptor, 0);
-  try {
-    detail::write_all(descriptor, bytes_of(std::string("x")), path_);
-    ADD_FAILURE();
-  } catch (const std::system_error& error) {
-    EXPECT_EQ(error.code(), std::errc::no_space_on_device);
-    EXPECT_NE(std::string(error.what()).find(path_.string()), std::string::npos);
-  }
-  ::close(descriptor);
-}
-
-TEST_F(Safetensors, GoesOnAfterInterruptedAndShortWrites) {
-  // A pipe takes 64 KiB at a time, from a writer that a timer interrupts while it waits for the
-  // slow reader.
-  std::array<int, 2> pipe{};
-  ASSERT_EQ(::pipe(pipe.data()), 0);
-  static volatile std::sig_atomic_t interruptions = 0;
-  struct sigaction action {};
-  struct sigaction former {};
-  action.sa_handler = [](int) { interruptions = interruptions + 1; };  // and no SA_RESTART
-  sigset_t alarm;
-  sigemptyset(&alarm);
-  sigaddset(&alarm, SIGALRM);
-  ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, &alarm, nullptr), 0);  // for the reader
-  std::vector<std::uint32_t> sent(500'000);
-  std::iota(sent.begin(), sent.end(), 0U);
-  std::vector<std::uint32_t> received(sent.size());
-  std::thread reader([&] {
-    auto left = std::as_writable_bytes(std::span(received));
-    while (!left.empty()) {
-      ::usleep(3000);
-      const ssize_t count = ::read(pipe[0], left.data(), std::min<std::size_t>(left.size(), 40'000));
-      if (count <= 0) break;
-      left = left.subspan(static_cast<std::size_t>(count));
-    }
-  });
-  ASSERT_EQ(::pthread_sigmask(SIG_UNBLOCK, &alarm, nullptr), 0);
-  ASSERT_EQ(::sigaction(SIGALRM, &action, &former), 0);
-  const itimerval every{{0, 1000}, {0, 1000}};
-  ASSERT_EQ(::setitimer(ITIMER_REAL, &every, nullptr), 0);
-  EXPECT_NO_THROW(detail::write_all(pipe[1], bytes_of(sent), path_));
-  const itimerval never{};
-  ::setitimer(ITIMER_REAL, &never, nullptr);
-  ::sigaction(SIGALRM, &former, nullptr);
-  ::close(pipe[1]);
-  reader.join();
-  ::close(pipe[0]);
-  EXPECT_EQ(sent, received);
-  EXPECT_GT(interruptions, 0);
 }
 
 TEST_F(Safetensors, GivesANewFileTheUsualPermissions) {

@@ -30,7 +30,8 @@ ADAMANT_API std::string_view name(const Method& method);
 ///   there is.
 ADAMANT_API Method make_method(std::string_view name, const std::map<std::string, std::string>& options = {});
 
-/// Sets one option from text; `method` is unchanged when it throws.
+/// Sets one option from text: "true", "inside_root", a number in decimal or, after 0x, in hexadecimal ("0x1.8p-4");
+/// `method` is unchanged when it throws.
 /// \throws std::invalid_argument as make_method()
 ADAMANT_API void set_option(Method& method, std::string_view option, std::string_view value);
 
