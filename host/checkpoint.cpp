@@ -7,11 +7,13 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <unordered_map>
 #include <utility>
 
 #include "adamant/error.hpp"
+#include "adamant/version.hpp"
 #include "host/floating_point.hpp"
 #include "host/method.hpp"
 #include "host/replacement.hpp"
@@ -27,7 +29,7 @@ using safetensors::Metadata;
 // The keys of the metadata. What ends in a dot goes on with the name of a tensor, of an array, or with GROUP.OPTION.
 constexpr std::string_view kPrefix = "adamant.";
 constexpr std::string_view kFormat = "adamant.format";
-constexpr std::string_view kVersion = "adamant.version";
+constexpr std::string_view kVersionKey = "adamant.version";
 constexpr std::string_view kMethod = "adamant.method";
 constexpr std::string_view kStates = "adamant.states";
 constexpr std::string_view kParameters = "adamant.parameters";
@@ -42,7 +44,9 @@ constexpr std::string_view kHeaderDigest = "adamant.header.xxh3";
 constexpr std::string_view kThisFormat = "1";
 
 constexpr std::string_view kNoDigest = "0000000000000000";
-constexpr std::int64_t kMostSteps = std::int64_t{1} << 62;
+// set_step_count() ends at 2^62; a run may have gone on from there.
+constexpr std::int64_t kMostSteps = std::numeric_limits<std::int64_t>::max();
+constexpr double kMostForeignSteps = 0x1p62;
 // Large enough that system calls cost nothing, small enough to be hashed and written from the cache.
 constexpr std::int64_t kPieceBytes = 1 << 20;
 
@@ -88,7 +92,7 @@ Metadata describe(const OptimizerView& optimizer, SaveOptions what) {
     metadata.insert_or_assign(std::move(name), std::move(value));
   };
   set(std::string(kFormat), std::string(kThisFormat));
-  set(std::string(kVersion), ADAMANT_VERSION);
+  set(std::string(kVersionKey), std::string(version()));
   set(std::string(kMethod), std::string(name(optimizer.groups.front())));
   set(std::string(kStates), joined(optimizer.state_names));
   set(std::string(kParameters), flag(what.parameters));
@@ -128,6 +132,16 @@ std::vector<Entry> list_arrays(const OptimizerView& optimizer, SaveOptions what)
     return safetensors::type_size_bytes(left.type) > safetensors::type_size_bytes(right.type);
   });
   return arrays;
+}
+
+// Names are the caller's: twice the same, not UTF-8, or the format's own are a mistake that can be said so.
+std::string header_or_refuse(const std::filesystem::path& path, std::span<const Entry> arrays,
+                             const Metadata& metadata) {
+  try {
+    return safetensors::make_header(path, arrays, metadata);
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument("adamant: cannot be saved: " + std::string(error.what()));
+  }
 }
 
 // --- reading
@@ -224,10 +238,10 @@ class Reader {
   void check_header() {
     const std::string* format = value(std::string(kFormat));
     if (format != nullptr && *format != kThisFormat) {
-      const auto version = file_.metadata().find(kVersion);
+      const auto writer = file_.metadata().find(kVersionKey);
       differences_.add("it is of checkpoint format " + in_quotes(*format) + ", written by adamant " +
-                       (version == file_.metadata().end() ? "of an unknown version" : version->second) +
-                       "; this version, " ADAMANT_VERSION ", reads format " + std::string(kThisFormat));
+                       (writer == file_.metadata().end() ? "of an unknown version" : writer->second) +
+                       "; this version, " + std::string(version()) + ", reads format " + std::string(kThisFormat));
     }
     const std::string* written = value(std::string(kHeaderDigest));
     differences_.refuse_if_any(file_.path());
@@ -354,13 +368,13 @@ class Reader {
     } else if (step->count() == 1 && step->type == safetensors::Type::I64) {
       std::int64_t whole = 0;
       std::memcpy(&whole, step->data.data(), sizeof whole);
-      if (whole >= 0 && whole <= kMostSteps) return whole;
+      if (whole >= 0) return whole;
     } else {
       differences_.add(in_quotes(name) + " is " + to_text(step->count()) + " elements of " +
                        std::string(safetensors::type_name(step->type)) + "; allowed: one of F32, F64 or I64");
       return 0;
     }
-    if (count >= 0.0 && count <= static_cast<double>(kMostSteps)) {
+    if (count >= 0.0 && count <= kMostForeignSteps) {
       const auto whole = static_cast<std::int64_t>(count);
       if (static_cast<double>(whole) == count) return whole;
     }
@@ -473,7 +487,7 @@ void save_checkpoint(const std::filesystem::path& path, const OptimizerView& opt
   Metadata metadata = describe(optimizer, what);
   const std::vector<Entry> arrays = list_arrays(optimizer, what);
   for (const Entry& array : arrays) metadata.insert_or_assign(key(kDigest, array.name), std::string(kNoDigest));
-  std::string header = safetensors::make_header(path, arrays, metadata);
+  std::string header = header_or_refuse(path, arrays, metadata);
 
   // The arrays are read once; their digests are known when they are written, and then the header is written again.
   Replacement file(path);

@@ -13,19 +13,25 @@
 #include <cerrno>
 #include <cstdio>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <system_error>
 #include <utility>
 
 #include "host/replacement.hpp"
 
+// A program around this library may hold a copy of nlohmann's JSON compiled with other flags (-ffast-math, or
+// JSON_NOEXCEPTION, which aborts instead of throwing), and the linker keeps one copy of what has the same name. This
+// one has another.
+#define nlohmann adamant_json
+#include <nlohmann/json.hpp>
+#undef nlohmann
+
 namespace adamant::safetensors {
 namespace {
 
 static_assert(sizeof(std::size_t) == 8, "a file may be larger than 4 GiB");
 
-using Json = nlohmann::json;
+using Json = adamant_json::json;
 
 constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the limit of the format's own library

@@ -3,11 +3,12 @@
 # Elsewhere it names what is missing and stops.   usage: scripts/setup.sh [PACKAGE...]   (more packages than the usual)
 set -euo pipefail
 
-packages=(g++ cmake ninja-build libgtest-dev librapidcheck-dev libcli11-dev libfmt-dev nlohmann-json3-dev libxxhash-dev gnuplot-nox "$@")
+packages=(g++ cmake ninja-build make pkgconf libgtest-dev librapidcheck-dev libcli11-dev libfmt-dev nlohmann-json3-dev
+  libxxhash-dev gnuplot-nox "$@")
 
 if ! command -v dpkg-query > /dev/null; then
   missing=()
-  for tool in g++ cmake ninja gnuplot; do command -v "$tool" > /dev/null || missing+=("$tool"); done
+  for tool in g++ cmake ninja make pkg-config gnuplot; do command -v "$tool" > /dev/null || missing+=("$tool"); done
   if [ ${#missing[@]} -gt 0 ]; then
     echo "This is neither Debian nor Ubuntu: please install ${missing[*]}." >&2
     echo "In Debian's names, everything needed is: ${packages[*]}" >&2

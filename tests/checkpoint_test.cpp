@@ -341,6 +341,15 @@ TEST_F(Checkpoint, loads_states_that_are_set_to_zero_again) {
   EXPECT_EQ(run.everything(), fresh.everything());
 }
 
+TEST_F(Checkpoint, of_the_largest_step_count_and_one_more_step_is_read) {
+  run.optimizer.set_step_count(run.optimizer.find("wte"), std::int64_t{1} << 62);
+  run.step(4);
+  run.optimizer.save(path);
+  other.add_late();
+  other.optimizer.load(path);
+  EXPECT_EQ(other.everything(), run.everything());
+}
+
 TEST_F(Checkpoint, keeps_step_counts_that_no_float_holds_and_options_that_no_decimal_of_six_digits_does) {
   const std::int64_t count = (std::int64_t{1} << 53) + 1;
   run.optimizer.set_step_count(run.optimizer.find("wte"), count);
@@ -503,7 +512,7 @@ TEST_F(Checkpoint, whose_metadata_is_incomplete_or_out_of_range_is_refused_by_ke
   refused("adamant.group.0.amsgrad", "true", "ask for other states");
   refused("adamant.group.0.amsgrad", "maybe", "amsgrad");
   refused("adamant.step.wte", "-1", "\"adamant.step.wte\" is \"-1\"");
-  refused("adamant.step.wte", "4611686018427387905", "allowed: 0 to 4611686018427387904");
+  refused("adamant.step.wte", "9223372036854775808", "allowed: 0 to 9223372036854775807");
   refused("adamant.step.wte", "3.0", "\"3.0\"");
   refused("adamant.step.wte", "remove", "tensor \"wte\" is not in the file");
   refused("adamant.group_of.wte", "2", "allowed: 0 to 1");
@@ -594,11 +603,23 @@ TEST_F(Checkpoint, refuses_names_that_would_be_the_same_in_the_file_or_are_not_t
   optimizer.add({.name = "w", .parameter = one, .gradient = gradient});
   const TensorId clash = optimizer.add({.name = "w.momentum_buffer", .parameter = two, .gradient = gradient});
   const std::string before = read_file(path);
-  EXPECT_THROW(optimizer.save(path), std::invalid_argument);
+  const auto refused = [&](const std::string& why) {
+    try {
+      optimizer.save(path);
+      ADD_FAILURE() << "saved";
+    } catch (const std::invalid_argument& error) {
+      EXPECT_EQ(std::string(error.what()).rfind("adamant: ", 0), 0U) << error.what();
+      EXPECT_NE(std::string(error.what()).find(why), std::string::npos) << error.what();
+    }
+  };
+  refused("tensor 'w.momentum_buffer' is there twice");
   EXPECT_NO_THROW(optimizer.save(folder / "states", {.parameters = false}));
   optimizer.remove(clash);
-  optimizer.add({.name = "\xff", .parameter = two, .gradient = gradient});
-  EXPECT_THROW(optimizer.save(path), std::invalid_argument);
+  const TensorId garbled = optimizer.add({.name = "\xff", .parameter = two, .gradient = gradient});
+  refused("is not valid UTF-8");
+  optimizer.remove(garbled);
+  optimizer.add({.name = "__metadata__", .parameter = two, .gradient = gradient});
+  refused("'__metadata__'");
   EXPECT_EQ(read_file(path), before);
 }
 

@@ -10,6 +10,7 @@
 #include <system_error>
 #include <vector>
 
+#include "adamant/version.hpp"
 #include "tools/commands.hpp"
 
 namespace {
@@ -32,7 +33,7 @@ std::string failure(const CLI::App* program, const CLI::Error& error) {
 int main(int argc, char** argv) try {
   CLI::App program("Fused optimizer steps: measure them, hold them against a reference, replay traces through them.",
                    "adamant");
-  program.set_version_flag("--version", ADAMANT_VERSION);
+  program.set_version_flag("--version", std::string(adamant::version()));
   program.failure_message(failure);
   program.require_subcommand(1);
   program.footer("Exit code: 0 all went well, 1 a comparison failed, 2 bad usage or unreadable input.");

@@ -9,3 +9,4 @@
 #include "adamant/rules.hpp"
 #include "adamant/tuning.hpp"
 #include "adamant/types.hpp"
+#include "adamant/version.hpp"

@@ -7,6 +7,8 @@
 /// digest of each array and one of the header. docs/checkpoints.md lists the keys.
 #pragma once
 
+#include "adamant/macros.hpp"
+
 namespace adamant {
 
 /// What Optimizer::save() writes besides states, step counts, groups and options.

@@ -162,7 +162,7 @@ class ADAMANT_API Optimizer {
   int threads() const;
 
  private:
-  struct Impl;
+  struct [[gnu::visibility("hidden")]] Impl;
   std::unique_ptr<Impl> impl_;
 };
 

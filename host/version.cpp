@@ -1,0 +1,8 @@
+// The library's own copy of its version.
+#include "adamant/version.hpp"
+
+namespace adamant {
+
+std::string_view version() { return kVersion; }
+
+}  // namespace adamant

@@ -1,0 +1,14 @@
+# Builds this project, which installs nothing of adamant unless it asks to.
+include("${CMAKE_CURRENT_LIST_DIR}/../steps.cmake")
+configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" -DBUILD_SHARED_LIBS=OFF)
+build("${HERE}")
+expect_same_output("${HERE}/bin/program")
+
+run("${CMAKE_COMMAND}" --install "${HERE}" --config "${CONFIG}" --prefix "${HERE}/prefix")
+file(GLOB installed "${HERE}/prefix/*")
+if(installed)
+  message(FATAL_ERROR "installing a project with adamant inside also installs ${installed}")
+endif()
+
+# The build type is the project's to choose, also where it has chosen none.
+configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}_without_build_type" -DCMAKE_BUILD_TYPE=)

@@ -1,0 +1,16 @@
+# Each public header, included alone by a program of C++17, says as its first error what is wrong.
+include("${CMAKE_CURRENT_LIST_DIR}/steps.cmake")
+file(GLOB_RECURSE headers RELATIVE "${INSTALLED}/include" "${INSTALLED}/include/*.hpp")
+if(NOT headers)
+  message(FATAL_ERROR "there are no headers in ${INSTALLED}/include")
+endif()
+file(MAKE_DIRECTORY "${HERE}")
+foreach(header IN LISTS headers)
+  file(WRITE "${HERE}/main.cpp" "#include <${header}>\nint main() {}\n")
+  execute_process(COMMAND "${COMPILER}" -std=c++17 -fsyntax-only "-I${INSTALLED}/include" "${HERE}/main.cpp"
+    OUTPUT_VARIABLE output ERROR_VARIABLE output RESULT_VARIABLE result)
+  string(REGEX MATCH "[^\n]*error: [^\n]*" first_error "${output}")
+  if(result EQUAL 0 OR NOT first_error MATCHES "adamant needs C\\+\\+20: compile with -std=c\\+\\+20 or newer")
+    message(FATAL_ERROR "<${header}> in C++17: ${result}, ${first_error}")
+  endif()
+endforeach()

@@ -1,0 +1,11 @@
+# Builds this project with an installed library of a KIND; one NAMEd ..._with_fast_math, with -ffast-math and whatever this
+# machine's processor has.
+include("${CMAKE_CURRENT_LIST_DIR}/../steps.cmake")
+if(NAME MATCHES "_with_fast_math$")
+  string(APPEND FLAGS " -Ofast -ffast-math ${MARCH_NATIVE}")
+endif()
+configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" "-DCMAKE_PREFIX_PATH=${INSTALLED}"
+  "-DPROGRAM_SOURCE=${SOURCE}/tests/fast_math_program/program.cpp")
+build("${HERE}")
+expect_same_output("${HERE}/bin/program")
+run("${HERE}/bin/errors")

@@ -1,0 +1,36 @@
+# What the scripts of this folder share. cmake -DSETTINGS=... -DNAME=... -DKIND=... -P SCRIPT
+cmake_minimum_required(VERSION 3.25)
+include("${SETTINGS}")
+set(HERE "${WORK}/${NAME}")           # where this test builds
+set(INSTALLED "${WORK}/${KIND}_moved")  # where install.cmake leaves a library of a kind
+
+function(run)  # COMMAND WORD...: shows what it prints only when it fails
+  execute_process(COMMAND ${ARGN} OUTPUT_VARIABLE output ERROR_VARIABLE output RESULT_VARIABLE result)
+  if(NOT result EQUAL 0)
+    list(JOIN ARGN " " command)
+    message("${output}")
+    message(FATAL_ERROR "failed (${result}): ${command}")
+  endif()
+endfunction()
+
+function(configure source build)  # and more words for cmake
+  file(REMOVE_RECURSE "${build}")
+  run("${CMAKE_COMMAND}" -S "${source}" -B "${build}" -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}"
+    "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}" "-DCMAKE_CXX_FLAGS=${FLAGS}" "-DCMAKE_BUILD_TYPE=${CONFIG}"
+    "-DCMAKE_RUNTIME_OUTPUT_DIRECTORY=${build}/bin$<0:>" ${ARGN})
+endfunction()
+
+function(build folder)  # and more words for cmake --build
+  run("${CMAKE_COMMAND}" --build "${folder}" --config "${CONFIG}" --parallel 2 ${ARGN})
+endfunction()
+
+function(expect_same_output PROGRAM)
+  include("${SOURCE}/tests/fast_math_program/same_output.cmake")
+endfunction()
+
+function(expect_output expected)  # COMMAND WORD...: a regular expression
+  execute_process(COMMAND ${ARGN} OUTPUT_VARIABLE output ERROR_VARIABLE output RESULT_VARIABLE result)
+  if(NOT result EQUAL 0 OR NOT output MATCHES "${expected}")
+    message(FATAL_ERROR "${ARGN} (${result}) printed\n${output}\nand not ${expected}")
+  endif()
+endfunction()
