@@ -38,9 +38,9 @@ class Folder {
 };
 
 // Two tensors in two groups and what an Optimizer has made of them.
-class Run {
+class Training {
  public:
-  Run(const Case& c, std::uint64_t seed)
+  Training(const Case& c, std::uint64_t seed)
       : case_(c),
         parameter_(spread_values<float>(kCount, seed, -3, 1)),
         gradient_(spread_values<float>(kCount, seed + 1, -3, 0)),
@@ -104,8 +104,8 @@ TEST(Threads, two_optimizers_in_two_threads_get_the_bits_of_one_after_the_other)
   for (std::size_t r = 0; r < rules.size(); ++r) {
     const std::array<const Case*, 2> chosen{&rules[r], &rules[(r + 1) % rules.size()]};
     std::array<std::vector<double>, 2> expected, actual;
-    for (std::size_t i = 0; i < 2; ++i) expected[i] = Run(*chosen[i], 10 * r + i).live(file(i));
-    in_two_threads([&](std::size_t i) { actual[i] = Run(*chosen[i], 10 * r + i).live(file(i)); });
+    for (std::size_t i = 0; i < 2; ++i) expected[i] = Training(*chosen[i], 10 * r + i).live(file(i));
+    in_two_threads([&](std::size_t i) { actual[i] = Training(*chosen[i], 10 * r + i).live(file(i)); });
     for (std::size_t i = 0; i < 2; ++i) EXPECT_TRUE(same_bits(actual[i], expected[i])) << chosen[i]->name;
   }
 }
@@ -116,7 +116,7 @@ TEST(Threads, two_optimizers_that_save_to_one_path_leave_the_checkpoint_of_eithe
   const Case adam{"adam", "adam", {}};
   std::array<std::vector<double>, 2> expected;
   in_two_threads([&](std::size_t i) {
-    Run run(adam, i);
+    Training run(adam, i);
     Optimizer optimizer = run.make();
     for (int t = 0; t < 4; ++t) {
       optimizer.step();
@@ -124,7 +124,7 @@ TEST(Threads, two_optimizers_that_save_to_one_path_leave_the_checkpoint_of_eithe
     }
     expected[i] = run.everything(optimizer);
   });
-  Run run(adam, 7);
+  Training run(adam, 7);
   Optimizer optimizer = run.make();
   optimizer.load(file);
   const std::vector<double> loaded = run.everything(optimizer);
