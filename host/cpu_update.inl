@@ -52,7 +52,10 @@ void update(const kernels::TensorRow& row, std::int64_t first, std::int64_t coun
 
   Step step;
   __builtin_memcpy(&step, scalars.bytes, sizeof(Step));
-  const auto slot = [&](int index) { return static_cast<State*>(row.state[index]) + first; };
+  // Null where the rule has no such slot: adding even to a null pointer that nobody uses is undefined.
+  const auto slot = [&](int index) {
+    return index < Rule::kSlots ? static_cast<State*>(row.state[index]) + first : nullptr;
+  };
   update_streams<Rule, Storage>(
       step, static_cast<Real>(gradient_scale), count, static_cast<typename Storage::Parameter*>(row.parameter) + first,
       static_cast<const typename Storage::Gradient*>(row.gradient) + first, slot(0), slot(1), slot(2), slot(3));

@@ -234,6 +234,86 @@ TEST_F(BadInput, buffers_that_only_touch_and_gradients_that_are_shared_are_allow
   EXPECT_NO_THROW(optimizer.add(spec));
 }
 
+TEST_F(BadInput, an_empty_buffer_overlaps_nothing_wherever_it_is) {
+  TensorSpec spec{
+      .name = "inside", .parameter = {wte_parameter.data() + 3, 0}, .gradient = {wte_parameter.data() + 5, 0}};
+  const TensorId inside = optimizer.add(spec);
+  EXPECT_EQ(optimizer.tensor(inside).parameter.data(), wte_parameter.data() + 3);
+  spec = {.name = "at the beginning", .parameter = {wte_parameter.data(), 0}, .gradient = {wte_gradient.data(), 0}};
+  const TensorId beginning = optimizer.add(spec);
+  optimizer.set_gradient(inside, {new_parameter.data(), 0});
+  optimizer.step();
+  optimizer.remove(beginning);  // and takes nothing of the other's with it
+  spec = {.name = "new", .parameter = {wte_parameter.data(), 1}, .gradient = {new_gradient.data(), 1}};
+  expect_add_refused(spec, {"\"new\"", "parameter", "shares memory", "\"wte\""});
+  // A tensor that joins around an empty one.
+  spec = {.name = "empty there", .parameter = {new_parameter.data() + 4, 0}, .gradient = {new_parameter.data() + 4, 0}};
+  optimizer.add(spec);
+  EXPECT_NO_THROW(optimizer.add(good()));
+}
+
+TEST_F(BadInput, counts_whose_states_do_not_fit_the_address_space_are_refused) {
+  // Nothing of these arrays is touched: they are no memory. 2^60 floats fit, but two states of that size beside them do
+  // not.
+  const auto at = [](int quarter) { return static_cast<std::uintptr_t>(quarter) << 62; };
+  TensorSpec spec = good();
+  const std::int64_t count = std::int64_t{1} << 60;
+  spec.parameter = {reinterpret_cast<float*>(at(1)), count};
+  spec.gradient = {reinterpret_cast<float*>(at(2)), count};
+  expect_add_refused(spec,
+                     {"\"new\"", "parameter", "states", std::to_string(count), "address space", "allowed: 0 to "});
+  spec.parameter = {reinterpret_cast<double*>(at(1)), count / 2};
+  spec.gradient = {reinterpret_cast<double*>(at(2)), count / 2};
+  expect_add_refused(spec, {"\"new\"", "parameter", "states", "address space"});
+  // The states of all tensors count: each of these would fit alone.
+  Optimizer many(Adam{});
+  const auto part = [](int k) { return reinterpret_cast<float*>(static_cast<std::uintptr_t>(k) << 59); };
+  const auto add = [&](int k) {
+    many.add({.name = std::to_string(k), .parameter = {part(k), count / 8}, .gradient = {part(20), count / 8}});
+  };
+  for (int k = 1; k <= 5; ++k) add(k);
+  const std::int64_t bytes = many.state_bytes();
+  EXPECT_GE(bytes, 5 * count);
+  expect_message([&] { add(6); }, {"\"6\"", "parameter", "states", "address space", "allowed: 0 to "});
+  EXPECT_EQ(many.state_bytes(), bytes);
+  EXPECT_EQ(many.tensors().size(), 5U);
+  many.remove(many.find("3"));
+  EXPECT_NO_THROW(add(6));
+}
+
+TEST_F(BadInput, shapes_that_are_not_of_the_parameter_s_count_are_refused) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  const auto with_shape = [&](std::vector<std::int64_t> shape) {
+    TensorSpec spec = good();  // of 16 elements
+    spec.shape = std::move(shape);
+    return spec;
+  };
+  expect_add_refused(with_shape({15}), {"\"new\"", "shape", "15", "16"});
+  expect_add_refused(with_shape({4, 5}), {"\"new\"", "shape", "16"});
+  expect_add_refused(with_shape({0}), {"\"new\"", "shape", "0", "16"});
+  expect_add_refused(with_shape({-4, -4}), {"\"new\"", "shape", "-4"});
+  expect_add_refused(with_shape({16, -1}), {"\"new\"", "shape", "-1"});
+  expect_add_refused(with_shape({kMost, kMost}), {"\"new\"", "shape", "16"});
+  expect_add_refused(with_shape({std::int64_t{1} << 62, 4, 16}), {"\"new\"", "shape", "16"});  // 2^64 times 16
+  expect_add_refused(with_shape({std::int64_t{1} << 32, std::int64_t{1} << 32, 16}), {"\"new\"", "shape", "16"});
+  expect_add_refused(with_shape(std::vector<std::int64_t>(65, 1)), {"\"new\"", "shape", "65", "64"});
+
+  TensorSpec spec = good();
+  spec.parameter = {new_parameter.data(), 1};
+  spec.gradient = {new_gradient.data(), 1};
+  spec.shape.assign(64, 1);
+  EXPECT_NO_THROW(optimizer.add(spec));
+  for (const std::vector<std::int64_t>& shape :
+       {std::vector<std::int64_t>{}, {0}, {3, 0, 5}, {std::int64_t{1} << 40, 0, 1, std::int64_t{1} << 40}}) {
+    spec = {.name = "empty " + std::to_string(shape.size()),
+            .parameter = {new_parameter.data(), 0},
+            .gradient = {},
+            .shape = shape};
+    EXPECT_NO_THROW(optimizer.add(spec));
+    EXPECT_EQ(optimizer.tensor(optimizer.find(spec.name)).shape, shape);
+  }
+}
+
 TEST_F(BadInput, memory_of_a_removed_tensor_and_of_a_replaced_gradient_is_free_again) {
   const Fenced<float> elsewhere(40);
   optimizer.set_gradient(wte, elsewhere.span());

@@ -8,6 +8,7 @@
 #include <limits>
 #include <vector>
 
+#include "host/method.hpp"
 #include "tests/single_tensor.hpp"
 
 namespace adamant::test {
@@ -366,6 +367,20 @@ TEST(MethodTable, defaults_are_the_textbook_s) {
 }
 
 // Rounding can leave s a little below a a; here it is put there by hand.
+// What a checkpoint holds of an option is to be read back, whatever option was accepted.
+TEST(MethodText, numbers_in_hexadecimal_are_read_with_a_sign_before_them) {
+  for (const double value : {0.0, -0.0, 0x1p-1074, 0x1.fffffep127, 0.1}) {
+    const Method method = GradientDescent{.learning_rate = 0.5, .weight_decay = value};
+    EXPECT_NO_THROW(validate(method));
+    const Method read = make_method("gradient_descent", host::exact_options(method));
+    EXPECT_EQ(std::bit_cast<std::uint64_t>(std::get<GradientDescent>(read).weight_decay),
+              std::bit_cast<std::uint64_t>(value));
+  }
+  for (const std::string text : {"0x", "-0x", "0x-0", "-0x-0", "--0x0", "+0x0", "0x0x0", "-0x1"}) {
+    EXPECT_THROW(make_method("gradient_descent", {{"weight_decay", text}}), std::invalid_argument) << text;
+  }
+}
+
 TEST(CenteredRMSProp, clamps_a_negative_variance_at_zero_where_pytorch_makes_a_nan) {
   for (const char* placement : {"inside_root", "outside_root"}) {
     for (const char* momentum : {"0", "0.5"}) {
