@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job: builds the library, measures every method, holds it against the reference, replays a real trace and trains
-# on handwritten digits. Prints one page and leaves it, with pictures and JSON, in report/.
+# on handwritten digits. Prints what it finds and leaves it, with pictures and JSON, in report/: open report/index.html.
 #   ./run.sh           everything (under five minutes on two cores after the build)
 #   ./run.sh --quick   fewer sizes and repetitions
 set -euo pipefail
@@ -29,22 +29,34 @@ fi
 # Shows a command's output and keeps it as report/NAME.txt.
 show() { local name=$1; shift; "$@" | tee "report/$name.txt"; }
 
-{
-  echo
+machine() {
   echo "adamant $($adamant --version), $(date -u +%Y-%m-%d), $(nproc) cores, $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)"
   echo "$where"
+}
+
+# A part that fails leaves no older one to be taken for it.
+rm -f report/{machine,info,descend,bench,compare,replay,digits,report}.{txt,svg,csv,json,safetensors} report/index.html
+{
   echo
-  echo "== 1. Throughput"
+  show machine machine
+  echo
+  echo "== 1. This program and this machine"
+  show info "$adamant" info --json-file report/info.json
+  echo
+  echo "== 2. Six ways down a valley"
+  show descend "$adamant" descend --out report --json-file report/descend.json
+  echo
+  echo "== 3. Throughput"
   show bench "$adamant" bench "${bench[@]}" --json-file report/bench.json
   echo
-  echo "== 2. The same bits on every instruction set, and each step against the textbook reference"
+  echo "== 4. The same bits on every instruction set, and each step against the textbook reference"
   show compare "$adamant" compare --json-file report/compare.json
   echo
-  echo "== 3. A real trace: 80 gradients of a network, recorded with PyTorch, whose own float32 run is the yardstick"
+  echo "== 5. A real trace: 80 gradients of a network, recorded with PyTorch, whose own float32 run is the yardstick"
   show replay "$adamant" replay tests/golden/digits.trace.safetensors --method adamw --option weight_decay=0.1 \
     --expect tests/golden/digits.adamw.safetensors --out report/replay.safetensors --json-file report/replay.json
   echo
-  echo "== 4. Training on 1,797 handwritten digits"
+  echo "== 6. Training on 1,797 handwritten digits"
   show digits build/release/examples/digits/digits --out report
 } | tee report/report.txt
 
@@ -52,6 +64,7 @@ if command -v gnuplot > /dev/null; then
   gnuplot -c examples/digits/curves.gp report
   gnuplot -c bench/throughput.gp report
 fi
+scripts/report.sh report
 echo
-echo "In report/: report.txt (this page), bench.svg and digits.svg (pictures), bench.json, compare.json, replay.json,"
-echo "replay.safetensors (where the replayed run ended) and digits.csv."
+echo "Everything is in report/index.html, one page that needs no network. Beside it: report.txt (the text above), descend.csv,"
+echo "digits.csv, replay.safetensors (where the replayed run ended), and the pictures and JSON by themselves."

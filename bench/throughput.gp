@@ -1,6 +1,7 @@
 # Draws REPORT/bench.svg from REPORT/bench.txt, the table that `adamant bench` prints: percent of the same-mix ceiling
 # against the number of parameters.   usage: gnuplot -c throughput.gp REPORT
 report = ARG1
+load system("dirname '" . ARG0 . "'") . "/method_colours.gp"
 table = report . "/bench.txt"
 methods = "gradient_descent momentum rmsprop adam adamw"
 set terminal svg size 760,460 font "sans-serif,13" background "white"
@@ -13,7 +14,6 @@ set format x "2^{%L}"
 set yrange [0:110]
 set grid ytics lc rgb "#dddddd"
 set key outside right center
-array color[5] = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"]
 plot 100 with lines dashtype 2 lc rgb "#888888" title "ceiling", \
      for [i = 1:words(methods)] sprintf("< grep '^%s ' %s", word(methods, i), table) \
-         using 2:8 with linespoints lw 2 pt 7 ps 0.7 lc rgb color[i] title word(methods, i) noenhanced
+         using 2:8 with linespoints lw 2 pt 7 ps 0.7 lc rgb colour_of(word(methods, i)) title word(methods, i) noenhanced

@@ -41,13 +41,15 @@ else()
   set(adamant_pc_includedir \${prefix}/${CMAKE_INSTALL_INCLUDEDIR})
   set(adamant_pc_libdir \${prefix}/${CMAKE_INSTALL_LIBDIR})
 endif()
-# Only one kind is installed, so an archive's needs are in Libs and nobody has to know that it takes --static. By name and
-# not as -fopenmp, which makes each compiler take its own runtime and not the one that the archive was compiled for.
+# Only one kind is installed, so an archive's needs are in Libs and nobody has to know that it takes --static. GCC's OpenMP
+# runtime goes by its name, which clang finds too; clang's is where only clang's own flag looks.
 set(adamant_pc_libraries)
 if(adamant_needs_openmp)
-  list(TRANSFORM OpenMP_CXX_LIB_NAMES PREPEND -l OUTPUT_VARIABLE adamant_pc_libraries)
-  list(JOIN adamant_pc_libraries " " adamant_pc_libraries)
-  string(PREPEND adamant_pc_libraries " ")
+  set(adamant_pc_libraries " ${OpenMP_CXX_FLAGS}")
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+    list(TRANSFORM OpenMP_CXX_LIB_NAMES PREPEND " -l" OUTPUT_VARIABLE adamant_pc_libraries)
+    list(JOIN adamant_pc_libraries "" adamant_pc_libraries)
+  endif()
 endif()
 configure_file(${CMAKE_CURRENT_LIST_DIR}/adamant.pc.in ${adamant_generated}/adamant.pc @ONLY)
 install(FILES ${adamant_generated}/adamant.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT adamant_development)

@@ -15,8 +15,10 @@
 #include <vector>
 
 #include "adamant/adamant.hpp"
+#include "host/measure.hpp"
 #include "host/safetensors.hpp"
 #include "program.hpp"
+#include "tools/compare.hpp"
 
 namespace adamant {
 namespace {
@@ -153,13 +155,15 @@ class CommandLine : public testing::Test {
 // --- What works
 
 TEST_F(CommandLine, HelpAndVersionExitWithZeroForTheProgramAndEverySubcommand) {
-  for (const Words& words : {Words{"--help"}, Words{"-h"}, Words{"bench", "--help"}, Words{"compare", "--help"},
-                             Words{"replay", "--help"}, Words{"replay", "-h"}}) {
+  for (const Words& words :
+       {Words{"--help"}, Words{"-h"}, Words{"bench", "--help"}, Words{"compare", "--help"}, Words{"replay", "--help"},
+        Words{"replay", "-h"}, Words{"info", "--help"}, Words{"descend", "--help"}}) {
     const std::string help = run_well(words);
     EXPECT_NE(help.find("Usage: adamant"), std::string::npos) << help;
     EXPECT_NE(help.find("Exit code: 0"), std::string::npos) << help;
   }
-  for (const std::string subcommand : {"bench", "compare", "replay"}) {
+  EXPECT_NE(run_well({"--help"}).find("info"), std::string::npos);
+  for (const std::string subcommand : {"bench", "compare", "replay", "descend"}) {
     EXPECT_NE(run_well({"--help"}).find(subcommand), std::string::npos);
     const std::string help = run_well({subcommand, "--help"});
     for (const char* option : {"--method", "--option", "--device", "--dtype", "--simd", "--threads", "--json"}) {
@@ -218,6 +222,16 @@ TEST_F(CommandLine, BenchSaysHowMuchMemoryATooLargeSizeNeedsAndGoesOn) {
   EXPECT_GE(report.at("left_out")[0].at("bytes_needed").get<std::int64_t>(), 16 * 1000000000000);
 }
 
+TEST_F(CommandLine, BenchFailsWhenThereIsMemoryForNoSize) {
+  const Words words{"bench", "--method",  "adam", "--sizes",     "1000000000000", "--repetitions",
+                    "1",     "--threads", "1",    "--json-file", file("json")};
+  const Outcome outcome = run(words);
+  EXPECT_EQ(outcome.exit_code, 2) << to_text(words, outcome);
+  EXPECT_NE(outcome.err.find("adam at 1000000000000 needs 14901.2 GiB"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("nothing was measured"), std::string::npos) << outcome.err;
+  EXPECT_TRUE(files().empty());
+}
+
 TEST_F(CommandLine, CompareAgreesOnEveryMethodTypeAndSmallSize) {
   for (const std::string type : {"f32", "f64"}) {
     for (const std::string count : {"0", "1", "17"}) {
@@ -252,6 +266,50 @@ TEST_F(CommandLine, CompareTakesOptionsAndAnySeed) {
                                       "momentum=0.5", "--count", "5", "--steps", "1", "--seed", seed});
     EXPECT_EQ(report.at("seed").dump(), seed);
     EXPECT_EQ(report.at("rows")[0].at("method"), "momentum momentum=0.5 nesterov=true");
+  }
+}
+
+TEST_F(CommandLine, InfoSaysWhatTheLibrarySaysOfItselfAndOfTheMachine) {
+  const Json facts = run_for_json({"info", "--json-file", file("info.json")});
+  EXPECT_EQ(Json::parse(contents(file("info.json"))), facts);
+  EXPECT_EQ("adamant " + facts.at("version").get<std::string>() + "\n", "adamant " + run_well({"--version"}));
+  for (const char* field : {"type", "compiler", "flags", "cuda"})
+    EXPECT_TRUE(facts.at("build").contains(field)) << field;
+
+  const Optimizer probe{GradientDescent{}};
+  EXPECT_EQ(facts.at("threads"), probe.threads());
+  EXPECT_EQ(facts.at("simd").at("chosen"), name(probe.simd()));
+  Json machine = Json::array();
+  for (const SimdLevel level : simd_levels()) machine.push_back(name(level));
+  EXPECT_EQ(facts.at("simd").at("machine"), machine);
+  for (const Json& level : machine) {
+    const Json& build = facts.at("simd").at("build");
+    EXPECT_NE(std::find(build.begin(), build.end(), level), build.end()) << level;
+  }
+
+  EXPECT_EQ(facts.at("devices")[0].at("name"), "cpu");
+  const Json& cuda = facts.at("devices").at(1);
+  EXPECT_EQ(cuda.at("name"), "cuda:0");
+  std::string why;
+  try {
+    const Optimizer on_device(GradientDescent{}, Device::cuda(0));
+  } catch (const std::exception& error) {
+    why = error.what();
+  }
+  EXPECT_EQ(cuda.at("available"), why.empty());
+  EXPECT_EQ(cuda.contains("why") ? "adamant: " + cuda.at("why").get<std::string>() : "", why);
+
+  ASSERT_EQ(facts.at("methods").size(), method_names().size());
+  for (const Json& method : facts.at("methods")) {
+    const Method made = make_method(method.at("name").get<std::string>());
+    EXPECT_EQ(method.at("states").get<Words>(), state_names(made)) << method;
+    EXPECT_EQ(method.at("options").size(), options(made).size()) << method;
+  }
+
+  const std::string table = run_well({"info"});
+  for (const std::string part :
+       {"version", "build", "devices", "SIMD", "threads", "memory", "exp_avg_sq", "(no state)"}) {
+    EXPECT_NE(table.find(part), std::string::npos) << table;
   }
 }
 
@@ -349,9 +407,13 @@ TEST_F(CommandLine, ReplayReplacesAnOlderResult) {
 
 TEST_F(CommandLine, RefusesWhatIsNoSubcommandOrNoOptionOfOne) {
   expect_refused({}, {"subcommand"});
-  expect_refused({"nonsense"}, {"nonsense", "bench, compare and replay"});
+  expect_refused({"nonsense"}, {"nonsense", "info, descend, bench, compare, replay"});
   expect_refused({"--nonsense"}, {"nonsense"});
   expect_refused({""}, {"subcommand"});
+  for (const std::string subcommand : {"info", "descend"}) {
+    expect_refused({subcommand, "--nonsense"}, {"--nonsense"});
+    expect_refused({subcommand, "nonsense"}, {"nonsense"});
+  }
   for (const std::string subcommand : {"bench", "compare"}) {
     expect_refused({subcommand, "--nonsense"}, {"--nonsense"});
     expect_refused({subcommand, "nonsense"}, {"nonsense"});
@@ -407,7 +469,7 @@ TEST_F(CommandLine, RefusesOptionsThatTheMethodDoesNotHaveOrThatAreGivenWrongly)
 
 TEST_F(CommandLine, RefusesOptionsThatAreNoNumberOrOutOfRange) {
   for (const std::string value : {"nan", "-nan", "-1", "-1e-300", "inf", "-inf", "1e999", "1e+39", "", " ", "0,1", "1x",
-                                  "0x10", "true", "+1", " 1"}) {
+                                  "0x", "0x1g", "true", "+1", " 1"}) {
     expect_option_refused("adam", {"learning_rate=" + value}, {"learning_rate", value, "allowed"});
   }
   for (const std::string value : {"1", "1.0", "2", "-0.1", "nan", "1e999", ""}) {
@@ -548,6 +610,35 @@ TEST_F(CommandLine, RefusesAnExpectedFileThatCannotBeComparedWith) {
   expect_refused({"replay", trace, "--method", "adam", "--expect", ""}, {"--expect", "empty"});
 }
 
+// Three elements of a float64 run, of PyTorch's float32 run, and of the largest value on the way.
+TEST_F(CommandLine, RefusesAYardstickThatCannotTellAnything) {
+  const std::string trace = save_trace(3, 2);
+  using Values = std::vector<double>;
+  const auto yardstick = [&](const Values& exact, const Values& pytorch, const Values& scale) {
+    st::write(file("yardstick"),
+              std::vector<st::Entry>{{"param", st::Type::F64, {3}, std::as_bytes(std::span(exact))},
+                                     {"param_f32", st::Type::F64, {3}, std::as_bytes(std::span(pytorch))},
+                                     {"param_path_max", st::Type::F64, {3}, std::as_bytes(std::span(scale))}});
+    return Words{"replay", trace, "--method", "adam", "--expect", file("yardstick")};
+  };
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const double infinity = std::numeric_limits<double>::infinity();
+  const Values ordinary{0.498, 0.498, 0.498};
+  EXPECT_EQ(run(yardstick(ordinary, {0.5, 0.5, 0.5}, ordinary)).exit_code, 0);
+  for (const double bad : {nan, infinity, -infinity, 0.1}) {
+    expect_refused(yardstick(ordinary, ordinary, {0.498, bad, 0.498}), {file("yardstick"), "param_path_max[1]"});
+  }
+  for (const double bad : {nan, infinity}) {
+    expect_refused(yardstick({bad, bad, bad}, ordinary, ordinary), {file("yardstick"), "not finite anywhere"});
+    expect_refused(yardstick(ordinary, {bad, bad, bad}, ordinary), {file("yardstick"), "not finite anywhere"});
+    // Where only some elements of the float64 run are not finite, ours should not be either.
+    const Words words = yardstick({0.498, bad, 0.498}, {0.5, 0.5, 0.5}, ordinary);
+    const Outcome outcome = run(words);
+    EXPECT_EQ(outcome.exit_code, 1) << to_text(words, outcome);
+    EXPECT_NE(outcome.out.find("finite and should be NaN"), std::string::npos) << outcome.out;
+  }
+}
+
 TEST_F(CommandLine, AComparisonWithStatesThatTheMethodDoesNotHaveFails) {
   const std::string trace = save_trace(3, 2);
   run_well({"replay", trace, "--method", "adam", "--out", file("adam")});
@@ -563,27 +654,68 @@ TEST_F(CommandLine, AComparisonWithStatesThatTheMethodDoesNotHaveFails) {
   EXPECT_EQ(failed, (std::vector<std::string>{"exp_avg", "exp_avg_sq"}));
 }
 
-TEST_F(CommandLine, AComparisonThatMeetsANaNFails) {
+// A copy of a safetensors file in which element 1 of a tensor is another number.
+std::string with(const std::string& path, const std::string& tensor, float number) {
+  const st::File file = st::File::open(path);
+  std::vector<float> values = file.read<float>(tensor);
+  values[1] = number;
+  std::vector<st::Entry> entries(file.entries().begin(), file.entries().end());
+  for (st::Entry& entry : entries) {
+    if (entry.name == tensor) entry.data = std::as_bytes(std::span(values));
+  }
+  st::write(path + ".other", entries);
+  return path + ".other";
+}
+
+TEST_F(CommandLine, AReplayFailsWhereOneSideIsNaNAndTheOtherIsNot) {
+  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
   const std::string trace = save_trace(3, 2);
   run_well({"replay", trace, "--method", "adam", "--out", file("adam")});
-  const st::File good = st::File::open(file("adam"));
-  std::vector<float> parameter = good.read<float>("param");
-  parameter[1] = std::numeric_limits<float>::quiet_NaN();
-  std::vector<st::Entry> entries(good.entries().begin(), good.entries().end());
-  for (st::Entry& entry : entries) {
-    if (entry.name == "param") entry.data = std::as_bytes(std::span(parameter));
+  const auto replay = [&](const std::string& from, const std::string& expected) {
+    return run({"replay", from, "--method", "adam", "--expect", expected, "--tolerance", "1e30"}).exit_code;
+  };
+  for (const std::string tensor : {"param", "exp_avg", "exp_avg_sq"}) {
+    EXPECT_EQ(replay(trace, with(file("adam"), tensor, kNaN)), 1) << tensor;
   }
-  st::write(file("nan"), entries);
-  const Words words{"replay", trace, "--method", "adam", "--expect", file("nan"), "--tolerance", "1e30", "--json"};
-  const Outcome outcome = run(words);
-  EXPECT_EQ(outcome.exit_code, 1) << to_text(words, outcome);
+  // The other way round: the gradients have a NaN, what is expected has none.
+  const std::string bad = with(trace, "grad", kNaN);
+  EXPECT_EQ(replay(bad, file("adam")), 1);
+  run_well({"replay", bad, "--method", "adam", "--out", file("nan")});
+  EXPECT_EQ(replay(bad, file("nan")), 0);
+  EXPECT_EQ(replay(bad, with(file("nan"), "param", 0.5F)), 1);
+  EXPECT_EQ(replay(bad, with(file("nan"), "exp_avg", 0.5F)), 1);
+}
+
+TEST(Compare, FailsWhereOneSideIsNaNAndTheOtherIsNot) {
+  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+  const reference::Textbook<double> textbook("momentum", {});
+  const double before[1] = {1};
+  reference::Result<double> exact = textbook.step(1, before, 0.5, 2);
+  const auto part = [&](float parameter, float state) {
+    return tools::part_of_bound<float>(parameter, std::span<const float>(&state, 1), textbook, exact,
+                                       measure::ulp_float32(exact.parameter));
+  };
+  const auto parameter = static_cast<float>(exact.parameter);
+  const auto state = static_cast<float>(exact.state[0]);
+  EXPECT_LE(part(parameter, state), 1);
+  EXPECT_GT(part(parameter + 1e-3F, state), 1);
+  EXPECT_GT(part(parameter, state + 1e-3F), 1);
+  EXPECT_GT(part(kNaN, state), 1);
+  EXPECT_GT(part(parameter, kNaN), 1);
+  exact.parameter = kNaN;
+  EXPECT_GT(part(parameter, state), 1);
+  EXPECT_LE(part(kNaN, state), 1);
+  exact.state[0] = kNaN;
+  EXPECT_GT(part(kNaN, state), 1);
+  EXPECT_LE(part(kNaN, kNaN), 1);
 }
 
 TEST_F(CommandLine, RefusesOutputsThatCannotBeWritten) {
   expect_replay_refused({"--out", ""}, {"--out", "empty"});
   expect_replay_refused({"--out", file("missing/out")}, {"--out", file("missing/out"), "no folder"});
   expect_replay_refused({"--out", file("")}, {"--out", "folder"});
-  expect_replay_refused({"--out", "/dev/full"}, {"/dev/full", "device"});
+  fs::create_symlink("/dev/full", file("device"));  // so that a broken check costs the link and not the device
+  expect_replay_refused({"--out", file("device")}, {file("device"), "no regular file"});
   expect_replay_refused({"--out", "/proc/adamant"}, {"/proc/adamant"});
   for (const Words& words : {Words{"replay", kTrace, "--method", "adam"}, Words{"compare", "--count", "1"},
                              Words{"bench", "--sizes", "1"}}) {

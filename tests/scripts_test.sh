@@ -99,5 +99,47 @@ expect_equal "test_summary.sh of a real run" "$(scripts/test_summary.sh "$folder
   "skipped: skips: no device
 1 passed, 1 failed, 1 skipped"
 
+# --- The page of a report
+mkdir "$folder/report"
+expect_page() {  # WHAT PATTERN COUNT: lines of the page that have it
+  expect_equal "report.sh: $1" "$(grep -c -- "$2" "$folder/report/index.html" || true)" "$3"
+}
+printf 'a <b> & "c"\n' > "$folder/report/machine.txt"
+echo 'method <x>' | tee "$folder/report/bench.txt" > "$folder/report/digits.txt"
+echo '{}' > "$folder/report/bench.json"
+for name in bench digits; do
+  cat > "$folder/report/$name.svg" << 'SVG'
+<?xml version="1.0" encoding="utf-8"  standalone="no"?>
+<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" aria-labelledby="title">
+<title id="title">Picture</title><g id='dot'/>
+<use xlink:href='#dot' id = "dots" clip-path="url(#frame)"/>
+</svg>
+SVG
+done
+scripts/report.sh "$folder/report" || fail "report.sh: exit code $?"
+expect_page "escaped text" '<pre>a &lt;b&gt; &amp; &quot;c&quot;</pre>' 1
+expect_page "pictures" '<svg ' 2
+expect_page "no declaration within the page" '<?xml' 0
+expect_page "a link to what is there" '<a href="bench.json">' 1
+expect_page "no link to what is not" 'digits.csv' 0
+for name in bench digits; do
+  expect_page "references of $name.svg" "href='#$name-dot' id = \"$name-dots\" clip-path=\"url(#$name-frame)\"" 1
+  expect_page "label of $name.svg" "aria-labelledby=\"$name-title\"" 1
+done
+expect_equal "report.sh: names given twice" \
+  "$(grep -oE "[ <]id *= *['\"][^'\"]*" "$folder/report/index.html" | tr -d " \"'" | sort | uniq -d)" ""
+expect_equal "report.sh: what comes from elsewhere" \
+  "$(grep -E "(src|href|@import|url\()[^ ]*(https?:)?//" "$folder/report/index.html" | grep -v xmlns || true)" ""
+if command -v xmllint > /dev/null; then
+  xmllint --noout "$folder/report/index.html" 2> "$folder/err" || fail "report.sh: not well-formed: $(cat "$folder/err")"
+fi
+rm "$folder/report/digits.svg"
+scripts/report.sh "$folder/report"
+expect_page "says that a picture is not there" 'no picture digits.svg: gnuplot was not found' 1
+for words in "" "$folder/missing" "$folder/report $folder/report"; do
+  # shellcheck disable=SC2086  # none, one or two words
+  if scripts/report.sh $words > "$folder/out" 2>&1; then fail "report.sh takes '$words'"; fi
+done
+
 [ "$failures" = 0 ] || exit 1
 echo "scripts: $scripts read, everything as it should be"

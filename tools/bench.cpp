@@ -98,6 +98,9 @@ bool run(const BenchOptions& options) {
       }
     }
   }
+  if (report["results"].empty()) {
+    throw std::runtime_error("adamant: bench: nothing was measured, there is no memory for any of the sizes");
+  }
   options.emit(report);
   return true;
 }

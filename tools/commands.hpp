@@ -14,6 +14,8 @@ struct Command {
 
 Command add_bench(CLI::App& program);
 Command add_compare(CLI::App& program);
+Command add_descend(CLI::App& program);
+Command add_info(CLI::App& program);
 Command add_replay(CLI::App& program);
 
 }  // namespace adamant::tools

@@ -11,6 +11,7 @@
 #include "host/measure.hpp"
 #include "host/reference.hpp"
 #include "tools/commands.hpp"
+#include "tools/compare.hpp"
 #include "tools/run_options.hpp"
 #include "tools/terminal.hpp"
 
@@ -125,10 +126,6 @@ Inputs inputs_of(const std::vector<Real>& parameter, const std::vector<std::vect
   return inputs;
 }
 
-// Exact enough to judge `Real` by: double for float, long double for double.
-template <typename Real>
-using Exact = std::conditional_t<std::is_same_v<Real, float>, double, long double>;
-
 template <typename Real>
 class Comparer {
  public:
@@ -208,12 +205,6 @@ class Comparer {
 
   void compare_reference(Row& row, const std::vector<Real>& parameter, const std::vector<std::vector<Real>>& states,
                          std::int64_t step) {
-    constexpr Exact<Real> kUnit = std::is_same_v<Real, float> ? Exact<Real>(0x1p-24) : Exact<Real>(0x1p-53);
-    // Where a result is subnormal, or made of what is, no bound relative to it holds: a few of the smallest are
-    // allowed.
-    constexpr Exact<Real> kSmallest = 16 * std::numeric_limits<Real>::denorm_min();
-    constexpr Exact<Real> kNever = std::numeric_limits<Exact<Real>>::infinity();
-    const auto one_is_nan = [](auto left, auto right) { return std::isnan(left) != std::isnan(right); };
     const Contestant<Real>& ours = *contestants_[0];
     for (std::size_t i = 0; i < parameter.size(); ++i) {
       Exact<Real> before[reference::kMostStates] = {};
@@ -223,16 +214,10 @@ class Comparer {
       const Exact<Real> error = std::fabs(static_cast<Exact<Real>>(ours.parameter[i]) - exact.parameter);
       const Exact<Real> one_ulp = ulp(static_cast<double>(exact.parameter));
       const double ulps = static_cast<double>(error / one_ulp);
-      // What is beyond the half ulp that rounding the parameter itself may cost.
-      const Exact<Real> beyond = error - one_ulp / 2 - kSmallest;
-      Exact<Real> part = beyond > 0 ? beyond / (textbook_.kUpdateUnits * kUnit * exact.update_magnitude) : 0;
-      for (std::size_t slot = 0; slot < states.size(); ++slot) {
-        const Exact<Real> state_error = std::fabs(static_cast<Exact<Real>>(ours.states[slot][i]) - exact.state[slot]);
-        const Exact<Real> allowed = textbook_.state_units(slot) * kUnit * exact.state_magnitude[slot];
-        if (state_error > kSmallest) part = std::max(part, state_error / allowed);
-        if (one_is_nan(ours.states[slot][i], exact.state[slot])) part = kNever;
-      }
-      if (one_is_nan(ours.parameter[i], exact.parameter)) part = kNever;
+      Real after[reference::kMostStates] = {};
+      for (std::size_t slot = 0; slot < states.size(); ++slot) after[slot] = ours.states[slot][i];
+      const Exact<Real> part =
+          part_of_bound<Real>(ours.parameter[i], {after, states.size()}, textbook_, exact, one_ulp);
       if (!std::isnan(ulps)) {
         row.largest_ulps = std::max(row.largest_ulps, ulps);
         row.mean_ulps += ulps;

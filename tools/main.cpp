@@ -23,7 +23,11 @@ std::string failure(const CLI::App* program, const CLI::Error& error) {
   std::string what = error.what();
   const std::vector<std::string> words = program->remaining();
   if (program->get_subcommands().empty() && !words.empty()) {
-    what = fmt::format("there is no subcommand \"{}\"; there are bench, compare and replay", words.front());
+    std::string names;
+    for (const CLI::App* command : program->get_subcommands([](const CLI::App*) { return true; })) {
+      names += (names.empty() ? "" : ", ") + command->get_name();
+    }
+    what = fmt::format("there is no subcommand \"{}\"; there are {}", words.front(), names);
   }
   return fmt::format("adamant: {} (--help says more)\n", what);
 }
@@ -38,7 +42,8 @@ int main(int argc, char** argv) try {
   program.require_subcommand(1);
   program.footer("Exit code: 0 all went well, 1 a comparison failed, 2 bad usage or unreadable input.");
   const std::vector<adamant::tools::Command> commands{
-      adamant::tools::add_bench(program), adamant::tools::add_compare(program), adamant::tools::add_replay(program)};
+      adamant::tools::add_info(program), adamant::tools::add_descend(program), adamant::tools::add_bench(program),
+      adamant::tools::add_compare(program), adamant::tools::add_replay(program)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

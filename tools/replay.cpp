@@ -122,7 +122,7 @@ std::vector<double> read_expected(const st::File& file, const std::string& name,
 }
 
 // Where the yardstick can tell anything: both of PyTorch's runs are finite. Throws std::runtime_error when the scale is
-// not one there: it would make any error look small.
+// not one there, which would make any error look small, and when no element is left, where anything would pass.
 std::vector<std::size_t> elements_to_judge(const st::File& file, const std::vector<double>& expected,
                                            const std::vector<double>& pytorch, const std::vector<double>& scale) {
   std::vector<std::size_t> judged;
@@ -135,6 +135,11 @@ std::vector<std::size_t> elements_to_judge(const st::File& file, const std::vect
                       file.path().string(), i, scale[i], expected[i]));
     }
     judged.push_back(i);
+  }
+  if (judged.empty() && !expected.empty()) {
+    throw std::runtime_error(fmt::format(
+        "adamant: {}: param or param_f32 is not finite anywhere; allowed: a yardstick with something to judge by",
+        file.path().string()));
   }
   return judged;
 }

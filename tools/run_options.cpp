@@ -29,6 +29,10 @@ void RunOptions::add_to(CLI::App& app) {
   app.add_option("--simd", simd, "CPU instruction set: baseline, avx2 or avx512 (default: the best there is)")
       ->check(not_empty());
   app.add_option("--threads", threads, "CPU threads (default, and 0: all)")->check(whole_number(0, kMostThreads));
+  add_output_to(app);
+}
+
+void RunOptions::add_output_to(CLI::App& app) {
   app.add_flag("--json", json, "print JSON instead of a table");
   app.add_option("--json-file", json_file, "write the JSON to this file too")->type_name("FILE")->check(not_empty());
 }

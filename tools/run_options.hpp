@@ -25,6 +25,8 @@ struct RunOptions {
 
   // Adds --option, --device, --dtype, --simd, --threads, --json and --json-file.
   void add_to(CLI::App& app);
+  // Adds only --json and --json-file.
+  void add_output_to(CLI::App& app);
 
   // `options` as a map. Throws std::invalid_argument for one that is not name=value or is given twice.
   std::map<std::string, std::string> option_map() const;

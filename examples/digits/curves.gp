@@ -3,7 +3,9 @@
 #   gnuplot -c curves.gp FOLDER
 
 if (ARGC != 1) { print "usage: gnuplot -c curves.gp FOLDER"; exit status 2 }
-table = ARG1 . "/digits.csv"
+folder = ARG1
+table = folder . "/digits.csv"
+load system("dirname '" . ARG0 . "'") . "/../../bench/method_colours.gp"
 
 set datafile separator comma columnheaders
 set datafile missing NaN  # a filtered row is skipped, where an undefined one would break the line
@@ -13,14 +15,14 @@ collect(name) = (methods = strstrt(" " . methods, " " . name . " ") ? methods : 
 stats table using (collect(strcol(1))) nooutput
 row_of(method, value) = strcol(1) eq method ? value : NaN
 
-# Colours that stay apart for every kind of colour vision (Okabe and Ito 2008). The fifth, AdamW, is dashed, because in
-# the first epochs it lies on Adam's line.
-array colour[6] = ["#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7"]
-do for [i = 1:6] { set linetype i linecolor rgb colour[i] linewidth 2 }
-set linetype 5 dashtype "-"
+# AdamW is dashed, because in the first epochs it lies on Adam's line.
+do for [i = 1:words(methods)] {
+  set linetype i linecolor rgb colour_of(word(methods, i)) linewidth 2
+  if (word(methods, i) eq "adamw") { set linetype i dashtype "-" }
+}
 
 set terminal svg size 960,440 font "DejaVu Sans,Helvetica,Arial,sans-serif,13" noenhanced background "white"
-set output ARG1 . "/digits.svg"
+set output folder . "/digits.svg"
 set multiplot layout 1,2 margins 0.075,0.985,0.13,0.91 spacing 0.085
 
 set border 3 linecolor rgb "#555555"
