@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the library and runs its tests; the last line says how many passed, failed and were skipped.
 #   ./test.sh          the tests, in Release
-#   ./test.sh --full   also: clang, the sanitizers, formatting, clang-tidy, the mutation check and the long tests
+#   ./test.sh --full   also: clang, the sanitizers, formatting, clang-tidy, ten minutes of fuzzing, the mutation check and
+#                      the long tests
 # With ADAMANT_EMULATOR set to a command prefix, the device tests run under it; with ADAMANT_REQUIRE_CUDA=1 a device test
 # that cannot run is a failure.
 set -euo pipefail
@@ -15,7 +16,7 @@ full=false
 case "${1:-}" in
   "") ;;
   --full) full=true ;;
-  *) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
 if $full; then scripts/setup.sh clang clang-format clang-tidy libomp-dev; else scripts/setup.sh; fi
@@ -40,6 +41,7 @@ if $full; then
     build "$other"
     ctest --preset "$other" -j "$(nproc)" -LE full | tail -n 5
   done
+  scripts/fuzz.sh 600
   scripts/mutation_check.sh
 fi
 

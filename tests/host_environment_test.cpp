@@ -6,11 +6,16 @@
 #include <bit>
 #include <cfenv>
 #include <cstdint>
+#include <filesystem>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include <unistd.h>
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -30,7 +35,14 @@ constexpr std::uint64_t kFlushToZero = 0x8040;  // FTZ and DAZ
 constexpr std::uint64_t kMasks = 0x1F80;
 std::uint64_t control() { return _mm_getcsr(); }
 void set_control(std::uint64_t value) { _mm_setcsr(static_cast<unsigned>(value)); }
+std::uint64_t x87_control() {
+  std::uint16_t value = 0;
+  asm volatile("fnstcw %0" : "=m"(value));
+  return value;
+}
+void set_x87_control(std::uint16_t value) { asm volatile("fldcw %0" : : "m"(value)); }
 #elif defined(__aarch64__)
+std::uint64_t x87_control() { return 0; }
 constexpr std::uint64_t kFlushToZero = std::uint64_t{1} << 24;
 std::uint64_t control() {
   std::uint64_t value;
@@ -43,13 +55,14 @@ void set_control(std::uint64_t value) { asm volatile("msr fpcr, %0" : : "r"(valu
 // What a caller can see of its floating-point environment.
 struct Seen {
   std::uint64_t control_bits = control();
+  std::uint64_t x87_bits = x87_control();
   int rounding = std::fegetround();
   int flags = std::fetestexcept(FE_ALL_EXCEPT);
   int traps = fegetexcept();
   friend bool operator==(const Seen&, const Seen&) = default;
   friend void PrintTo(const Seen& seen, std::ostream* out) {
-    *out << std::hex << "control " << seen.control_bits << " rounding " << seen.rounding << " flags " << seen.flags
-         << " traps " << seen.traps;
+    *out << std::hex << "control " << seen.control_bits << " x87 " << seen.x87_bits << " rounding " << seen.rounding
+         << " flags " << seen.flags << " traps " << seen.traps;
   }
 };
 
@@ -90,20 +103,21 @@ void unmask_traps() {
 }
 
 const std::vector<Environment>& environments() {
-  static const std::vector<Environment> all{
-      {"untouched", [] {}},
-      {"rounding_up", [] { std::fesetround(FE_UPWARD); }},
-      {"rounding_down", [] { std::fesetround(FE_DOWNWARD); }},
-      {"rounding_toward_zero", [] { std::fesetround(FE_TOWARDZERO); }},
-      {"flush_to_zero", [] { set_control(control() | kFlushToZero); }},
-      {"flags_raised", [] { raise_flags(); }},
-      {"traps_unmasked", [] { unmask_traps(); }},
-      {"all_at_once",
-       [] {
-         std::fesetround(FE_UPWARD);
-         set_control(control() | kFlushToZero);
-         unmask_traps();
-       }},
+  static const std::vector<Environment> all {
+    {"untouched", [] {}}, {"rounding_up", [] { std::fesetround(FE_UPWARD); }},
+        {"rounding_down", [] { std::fesetround(FE_DOWNWARD); }},
+        {"rounding_toward_zero", [] { std::fesetround(FE_TOWARDZERO); }},
+        {"flush_to_zero", [] { set_control(control() | kFlushToZero); }}, {"flags_raised", [] { raise_flags(); }},
+        {"traps_unmasked", [] { unmask_traps(); }},
+#if defined(__x86_64__)
+        {"x87_single_precision", [] { set_x87_control(0x007F); }},  // what a program of another age may have asked for
+        {"x87_rounding_up_and_traps", [] { set_x87_control(0x0B40); }},
+#endif
+        {"all_at_once", [] {
+           std::fesetround(FE_UPWARD);
+           set_control(control() | kFlushToZero);
+           unmask_traps();
+         }},
   };
   return all;
 }
@@ -175,6 +189,117 @@ TEST_P(HostEnvironment, changes_no_bit_of_a_subnormal_per_step_scalar) {
   for (const Case& c : one_case_per_rule()) tiny.push_back(c.with({{"learning_rate", "1.2345e-39"}}));
   for (Case& c : std::vector<Case>(tiny)) tiny.push_back(c.with({{"learning_rate", "1.2345e-310"}}));
   for (const TypedCase& c : typed(tiny)) expect_default_bits(c, {.threads = 3, .tile = kChunk}, GetParam());
+}
+
+TEST_P(HostEnvironment, changes_no_bit_with_subnormal_options) {
+  std::vector<Case> tiny;
+  for (const Case& c : one_case_per_rule()) {
+    for (const Option& option : options(c.make())) {
+      if (option.allowed.find("<=") == std::string::npos || option.name == "momentum") continue;
+      tiny.push_back(c.with({{option.name, "1.2345e-39"}}));
+      tiny.push_back(c.with({{option.name, "4.9e-324"}}));
+    }
+  }
+  for (const TypedCase& c : typed(tiny)) expect_default_bits(c, {.threads = 1, .tile = kChunk}, GetParam());
+}
+
+// A NaN of any payload, quiet or signalling, in a gradient, a parameter or a state: canonical afterwards, in its own
+// element, and the neighbours have the bits they would have had.
+TEST_P(HostEnvironment, changes_nothing_about_a_nan_of_any_payload) {
+  const auto with_nans = []<typename Real>(std::vector<Real> values, std::size_t first) {
+    constexpr auto kExponent = static_cast<Bits<Real>>(sizeof(Real) == 4 ? 0x7F800000ULL : 0x7FF0000000000000ULL);
+    constexpr auto kSign = static_cast<Bits<Real>>(Bits<Real>{1} << (8 * sizeof(Real) - 1));
+    Bits<Real> payload = 1;  // signalling, as most of them
+    for (std::size_t i = first; i < values.size(); i += 17) {
+      values[i] = std::bit_cast<Real>(static_cast<Bits<Real>>(kExponent | payload | (i % 2 == 0 ? kSign : 0)));
+      payload = static_cast<Bits<Real>>((payload * 3 + 1) & (kExponent - 1) & ~kExponent) | 1;
+    }
+    return values;
+  };
+  const Environment& environment = GetParam();
+  for (const TypedCase& c : typed(one_case_per_rule())) {
+    with_type(c.type, [&]<typename Real>(Real) {
+      constexpr std::int64_t kElements = 300;
+      const auto initial = with_nans(spread_values<Real>(kElements, 1, -3, 1), 3);
+      const auto gradient = with_nans(spread_values<Real>(kElements, 2, -3, 1), 8);
+      const auto state = with_nans(spread_values<Real>(kElements, 3, -3, 1), 11);
+      const auto result = [&](const Environment& in) {
+        const Entered entered(in);
+        SingleTensor<Real> tensor(c.method_case, initial);
+        tensor.optimizer.set_step_count(tensor.id, 4);
+        for (const std::string& name : tensor.states())
+          std::copy(state.begin(), state.end(), tensor.state(name).begin());
+        tensor.step(gradient);
+        return tensor.everything();
+      };
+      const std::vector<Real> actual = result(environment);
+      EXPECT_TRUE(same_bits(actual, result(environments().front()))) << c.method_case.name;
+      std::int64_t nans = 0;
+      for (std::size_t i = 0; i < actual.size(); ++i) {
+        const std::size_t element = i % kElements;
+        if (actual[i] == actual[i]) continue;
+        ++nans;
+        EXPECT_EQ(std::bit_cast<Bits<Real>>(actual[i]), kCanonicalNan<Real>) << c.method_case.name << " " << element;
+        // A negative second moment has no root: the states here have any sign.
+        const bool of_a_root = c.method_case.method != "gradient_descent" && c.method_case.method != "momentum";
+        EXPECT_TRUE(element % 17 == 3 || element % 17 == 8 || element % 17 == 11 || of_a_root) << element;
+      }
+      EXPECT_GT(nans, 0);
+    });
+  }
+}
+
+// What a checkpoint holds, and what of it is read back: digests, hexadecimal options, subnormals and NaNs of any
+// payload.
+TEST_P(HostEnvironment, changes_no_byte_of_a_checkpoint_and_nothing_that_is_loaded) {
+  std::string name = testing::TempDir() + "/adamant-environment-XXXXXX";
+  ASSERT_NE(::mkdtemp(name.data()), nullptr);
+  // Made here: to put paths together, libstdc++ computes in floating point, which may trap.
+  const std::filesystem::path folder = name;
+  const std::filesystem::path one = folder / "one";
+  const std::filesystem::path two = folder / "two";
+  const auto bytes = [](const std::filesystem::path& file) {
+    std::ifstream stream(file, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(stream), {});
+  };
+  for (const TypedCase& c : typed(one_case_per_rule())) {
+    const Case method_case = c.method_case.with({{"learning_rate", "0.1"}, {"weight_decay", "1.2345e-310"}});
+    with_type(c.type, [&]<typename Real>(Real) {
+      const std::vector<Real> initial = mixed_values<Real>(kCount, 2);
+      const std::vector<Real> gradient = mixed_values<Real>(kCount, 3);
+      SingleTensor<Real> ordinary(method_case, initial, {.threads = kThreads, .tile = kChunk});
+      ordinary.step(gradient);
+      ordinary.optimizer.save(one);
+      SingleTensor<Real> other(method_case, std::vector<Real>(initial.size()), {.threads = kThreads, .tile = kChunk});
+      std::vector<Real> loaded;
+      std::vector<Seen> after;
+      Seen before;
+      bool failed = false;
+      {
+        const Entered entered(GetParam());
+        before = Seen();
+        try {
+          ordinary.optimizer.save(two);
+          after.emplace_back();
+          other.optimizer.load(one);
+          after.emplace_back();
+          other.optimizer.load(two);
+          after.emplace_back();
+          other.optimizer.step();
+        } catch (const std::exception&) {
+          failed = true;
+        }
+      }
+      ASSERT_FALSE(failed) << method_case.name;
+      for (const Seen& seen : after) EXPECT_EQ(seen, before);
+      EXPECT_TRUE(bytes(two) == bytes(one)) << method_case.name;
+      ordinary.gradient.fill(other.gradient.values());
+      ordinary.optimizer.step();
+      EXPECT_TRUE(same_bits(other.everything(), ordinary.everything())) << method_case.name;
+      EXPECT_EQ(options(other.optimizer.options()).front().value, "0.1");
+    });
+  }
+  std::filesystem::remove_all(folder);
 }
 
 TEST_P(HostEnvironment, changes_no_option_that_is_read_from_text_or_written_as_text) {
