@@ -92,13 +92,14 @@ Textbook<Real>::Textbook(std::string_view method, const Options& options) : meth
   }
 }
 
+bool is_squared(std::string_view state) { return state.ends_with("_sq") || state == "square_avg"; }
+
 template <typename Real>
 Real Textbook<Real>::state_units(std::size_t slot) const {
   const std::string& state = state_names_[slot];
   if (method_ == "rmsprop" && state == "momentum_buffer") return Real{10};
   if (letters_.lambda == 0 || method_ == "adamw") return Real{4};
-  const bool squared = state.ends_with("_sq") || state == "square_avg";
-  return squared ? Real{10} : Real{7};
+  return is_squared(state) ? Real{10} : Real{7};
 }
 
 template <typename Real>

@@ -18,6 +18,9 @@ using Options = std::map<std::string, std::string>;
 
 inline constexpr int kMostStates = 3;
 
+// Whether a state under this name of PyTorch's is made of squared gradients.
+bool is_squared(std::string_view state);
+
 // The result of one step on one element, and how large it could have been: every sum taken over absolute values. The
 // error bound (promise P4) is stated in terms of the latter.
 template <typename Real>

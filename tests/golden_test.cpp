@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "host/reference.hpp"
 #include "host/safetensors.hpp"
 #include "program.hpp"
 #include "tools/replay.hpp"
@@ -172,10 +173,6 @@ Spread spread(const std::vector<double>& got, const std::vector<double>& exact, 
   return {std::sqrt(squares / static_cast<double>(errors.size())), errors.at(rank - 1)};
 }
 
-bool is_squared(const std::string& state) {
-  return state == "exp_avg_sq" || state == "max_exp_avg_sq" || state == "square_avg";
-}
-
 // max |got - exact| / (the larger of |state| and the largest |gradient|, squared where the state is; where a state
 // takes up more than gradients, its largest on the way counts too)
 double state_error(const tools::Replayed& ours, const tools::Replayed& path, std::size_t slot,
@@ -186,7 +183,7 @@ double state_error(const tools::Replayed& ours, const tools::Replayed& path, std
     const double g = ours.largest_gradient[i];
     const double scale = std::max({std::fabs(exact[i]),
                                    ours.states[slot].takes_up_more_than_gradients ? path.states[slot].largest[i] : 0.0,
-                                   is_squared(ours.states[slot].name) ? g * g : g});
+                                   reference::is_squared(ours.states[slot].name) ? g * g : g});
     if (error != 0) largest = std::max(largest, std::isfinite(error) ? error / scale : error);
   }
   return largest;

@@ -10,6 +10,7 @@
 #include <memory>
 #include <stdexcept>
 
+#include "host/reference.hpp"
 #include "host/safetensors.hpp"
 #include "tools/commands.hpp"
 #include "tools/run_options.hpp"
@@ -97,8 +98,6 @@ Replayed replay_as(const Trace& trace, const Method& method, Device device, cons
     result.states[slot].values.assign(views[slot], views[slot] + n);
   return result;
 }
-
-bool is_squared(std::string_view state) { return state.ends_with("_sq") || state == "square_avg"; }
 
 // max |got - expected| / scale, element by element; an element that agrees is 0, one that differs from a scale of 0 is
 // infinitely wrong.
@@ -328,7 +327,7 @@ Comparison compare(const Replayed& result, const Replayed& path, const std::file
     const bool on_the_way = state.takes_up_more_than_gradients;
     for (std::size_t i = 0; i < n; ++i) {
       const double g = result.largest_gradient[i];
-      strict[i] = std::max(std::fabs(values[i]), is_squared(state.name) ? g * g : g);
+      strict[i] = std::max(std::fabs(values[i]), reference::is_squared(state.name) ? g * g : g);
       scale[i] = on_the_way ? std::max(strict[i], path.states[slot].largest[i]) : strict[i];
     }
     comparison.figures.push_back({state.name, largest_relative(state.values, values, scale), tolerance,
