@@ -9,6 +9,12 @@ seconds=${1:?usage: scripts/fuzz.sh SECONDS}
 cmake --preset fuzz > /dev/null
 cmake --build --preset fuzz > build/build-fuzz.log 2>&1 || { tail -n 80 build/build-fuzz.log; exit 1; }
 
+in_memory=/dev/shm
+[ -d "$in_memory" ] || in_memory=${TMPDIR:-/tmp}
+ADAMANT_FUZZ_FOLDER=$(mktemp -d "$in_memory/adamant-fuzz-XXXXXX")
+export ADAMANT_FUZZ_FOLDER
+trap 'rm -rf "$ADAMANT_FUZZ_FOLDER"' EXIT
+
 run() {  # TARGET ARGUMENT...
   local target=$1
   shift

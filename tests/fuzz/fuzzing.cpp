@@ -10,9 +10,13 @@ namespace {
 class Folder {
  public:
   Folder() {
+    // libFuzzer ends without destructors, so scripts/fuzz.sh gives a folder that it removes itself.
+    const char* const given = std::getenv("ADAMANT_FUZZ_FOLDER");
     std::error_code none;
     const bool in_memory = std::filesystem::is_directory("/dev/shm", none);
-    const std::filesystem::path parent = in_memory ? "/dev/shm" : std::filesystem::temp_directory_path();
+    const std::filesystem::path parent = given != nullptr ? given
+                                         : in_memory      ? "/dev/shm"
+                                                          : std::filesystem::temp_directory_path();
     std::string name = (parent / "adamant-fuzz-XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) violated("cannot make a folder like " + name);
     path_ = name;
