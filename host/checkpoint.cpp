@@ -44,9 +44,9 @@ constexpr std::string_view kHeaderDigest = "adamant.header.xxh3";
 constexpr std::string_view kThisFormat = "1";
 
 constexpr std::string_view kNoDigest = "0000000000000000";
-// set_step_count() ends at 2^62; a run may have gone on from there.
-constexpr std::int64_t kMostSteps = std::numeric_limits<std::int64_t>::max();
-constexpr double kMostForeignSteps = 0x1p62;
+// What set_step_count() takes, and what a run that goes on from there may have come to.
+constexpr std::int64_t kMostStepsSet = std::int64_t{1} << 62;
+constexpr std::int64_t kMostSteps = kMostStepsSet + (std::int64_t{1} << 61);
 // Large enough that system calls cost nothing, small enough to be hashed and written from the cache.
 constexpr std::int64_t kPieceBytes = 1 << 20;
 
@@ -240,7 +240,7 @@ class Reader {
     if (format != nullptr && *format != kThisFormat) {
       const auto writer = file_.metadata().find(kVersionKey);
       differences_.add("it is of checkpoint format " + in_quotes(*format) + ", written by adamant " +
-                       (writer == file_.metadata().end() ? "of an unknown version" : writer->second) +
+                       (writer == file_.metadata().end() ? "of an unknown version" : printable(writer->second)) +
                        "; this version, " + std::string(version()) + ", reads format " + std::string(kThisFormat));
     }
     const std::string* written = value(std::string(kHeaderDigest));
@@ -260,8 +260,9 @@ class Reader {
     if (method == nullptr || states == nullptr) return;
     const std::string_view own = name(optimizer_.groups.front());
     if (*method != own || *states != joined(optimizer_.state_names)) {
-      differences_.add("it is of method " + *method + " with states [" + *states + "]; the optimizer's is " +
-                       std::string(own) + " with states [" + joined(optimizer_.state_names) + "]");
+      differences_.add("it is of method " + printable(*method) + " with states [" + printable(*states) +
+                       "]; the optimizer's is " + std::string(own) + " with states [" + joined(optimizer_.state_names) +
+                       "]");
     }
   }
 
@@ -321,26 +322,27 @@ class Reader {
     }
   }
 
+  // PyTorch has no state for a parameter that has not been stepped.
   void read_foreign_tensor(std::size_t index) {
     const TensorView& tensor = optimizer_.tensors[index];
-    const Entry* step = file_.find(array_name(tensor.name, "step"));
-    bool any = step != nullptr || optimizer_.state_names.empty();
+    const Entry* const step = file_.find(array_name(tensor.name, "step"));
+    const bool has_parameter = file_.find(tensor.name) != nullptr;
+    bool stepped = step != nullptr;
     for (const std::string& state : optimizer_.state_names) {
-      any = any || file_.find(array_name(tensor.name, state)) != nullptr;
+      stepped = stepped || file_.find(array_name(tensor.name, state)) != nullptr;
     }
-    if (!any) {
+    if (!stepped && !has_parameter) {
       if (!allowed_.allow_missing) {
-        differences_.add("tensor " + in_quotes(tensor.name) + " is not in the file: there is no " +
-                         in_quotes(array_name(tensor.name, optimizer_.state_names.front())));
+        differences_.add("tensor " + in_quotes(tensor.name) + " is not in the file: there is neither " +
+                         in_quotes(tensor.name) + " nor " + "a state of it");
       }
       return;
     }
     LoadedTensor& loaded = tensors.emplace_back();
     loaded.index = index;
+    if (has_parameter) loaded.parameter = array(std::string(tensor.name), tensor.parameter_type, tensor);
+    if (!stepped) return;
     loaded.step_count = foreign_step_count(tensor, step);
-    if (file_.find(tensor.name) != nullptr) {
-      loaded.parameter = array(std::string(tensor.name), tensor.parameter_type, tensor);
-    }
     for (std::size_t slot = 0; slot < optimizer_.state_names.size(); ++slot) {
       loaded.state[slot] = array(array_name(tensor.name, optimizer_.state_names[slot]), tensor.state_type, tensor);
     }
@@ -351,11 +353,11 @@ class Reader {
   std::int64_t foreign_step_count(const TensorView& tensor, const Entry* step) {
     const std::string name = array_name(tensor.name, "step");
     if (step == nullptr) {
-      if (!optimizer_.state_names.empty() && counts_steps(optimizer_.groups[static_cast<std::size_t>(tensor.group)])) {
+      if (counts_steps(optimizer_.groups[static_cast<std::size_t>(tensor.group)])) {
         differences_.add("tensor " + in_quotes(tensor.name) + ": there is no " + in_quotes(name) +
                          " in the file, and the method needs to know how many steps there were");
       }
-      return optimizer_.state_names.empty() ? tensor.step_count : std::max<std::int64_t>(tensor.step_count, 1);
+      return std::max<std::int64_t>(tensor.step_count, 1);
     }
     used_.push_back(step);
     double count = -1.0;
@@ -368,13 +370,13 @@ class Reader {
     } else if (step->count() == 1 && step->type == safetensors::Type::I64) {
       std::int64_t whole = 0;
       std::memcpy(&whole, step->data.data(), sizeof whole);
-      if (whole >= 0) return whole;
+      if (whole >= 0 && whole <= kMostStepsSet) return whole;
     } else {
       differences_.add(in_quotes(name) + " is " + to_text(step->count()) + " elements of " +
                        std::string(safetensors::type_name(step->type)) + "; allowed: one of F32, F64 or I64");
       return 0;
     }
-    if (count >= 0.0 && count <= kMostForeignSteps) {
+    if (count >= 0.0 && count <= static_cast<double>(kMostStepsSet)) {
       const auto whole = static_cast<std::int64_t>(count);
       if (static_cast<double>(whole) == count) return whole;
     }
@@ -456,7 +458,7 @@ class Reader {
     const std::string* written = value(key(kDigest, entry.name));
     if (written == nullptr || digest_of(entry.data) == *written) return;
     differences_.add("tensor " + in_quotes(optimizer_.tensors[tensor.index].name) + ": " + in_quotes(entry.name) +
-                     " is damaged: its XXH3 digest is not the " + *written + " that the header says");
+                     " is damaged: its XXH3 digest is not the " + in_quotes(*written) + " that the header says");
   }
 
   const File& file_;

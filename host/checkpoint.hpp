@@ -50,7 +50,7 @@ void save_checkpoint(const std::filesystem::path& path, const OptimizerView& opt
 struct LoadedTensor {
   std::size_t index = 0;                                     // in OptimizerView::tensors
   const safetensors::Entry* parameter = nullptr;             // null when the file has none
-  const safetensors::Entry* state[kernels::kMaxSlots] = {};  // one a slot
+  const safetensors::Entry* state[kernels::kMaxSlots] = {};  // one a slot; null when it is to be zero
   std::int64_t step_count = 0;
   std::int32_t group = 0;  // this and the next only where LoadedCheckpoint::groups is not empty
   bool frozen = false;

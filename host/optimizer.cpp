@@ -133,6 +133,12 @@ struct Gradient {
   Buffer buffer;
 };
 
+// Memory that holds the states of the tensors that were prepared together, for as long as one of them is there.
+struct StateBlock {
+  Buffer buffer;
+  std::weak_ptr<std::byte> memory;
+};
+
 struct Record {
   TensorSpec spec;
   int storage = 0;
@@ -164,6 +170,7 @@ struct Optimizer::Impl {
   std::map<std::string, std::int64_t, std::less<>> names;
   std::map<std::uintptr_t, std::uintptr_t> parameters;  // begin and end of each, disjoint, none empty
   std::vector<Gradient> gradients;                      // by id; a scan of them is a scan of contiguous memory
+  std::vector<StateBlock> blocks;                       // one for each prepare() that allocated
   std::int64_t next_id = 0;
   std::int64_t state_bytes = 0;  // of all tensors
   bool prepared = true;
@@ -211,6 +218,12 @@ struct Optimizer::Impl {
     if (const Record* other = parameter_overlapping(buffer)) {
       refuse(of_tensor(tensor) + std::string(field) + ": shares memory with the parameter of tensor " +
              in_quotes(other->spec.name) + "; a parameter may overlap no other buffer");
+    }
+    for (const StateBlock& block : blocks) {
+      if (!block.memory.expired() && buffer.overlaps(block.buffer)) {
+        refuse(of_tensor(tensor) + std::string(field) +
+               ": shares memory with the optimizer's own states; allowed: any other memory");
+      }
     }
   }
 
@@ -302,7 +315,13 @@ struct Optimizer::Impl {
       std::copy(std::begin(tensor.state), std::end(tensor.state), std::begin(row.state));
       if (!tensor.frozen) rows.push_back(row);
     }
+    std::erase_if(blocks, [](const StateBlock& each) { return each.memory.expired(); });
+    blocks.reserve(blocks.size() + 1);
     backend->set_plan(host::make_plan(std::move(rows), tuning.tile));
+    if (block) {
+      const auto begin = reinterpret_cast<std::uintptr_t>(block.get());
+      blocks.push_back({{begin, begin + static_cast<std::uintptr_t>(bytes)}, block});
+    }
     for (Record* tensor : placed) tensor->block = block;
     std::int64_t row = 0;
     for (auto& [id, tensor] : tensors) tensor.row = tensor.frozen ? -1 : row++;
@@ -564,7 +583,12 @@ void Optimizer::load(const std::filesystem::path& path, LoadOptions allowed, Str
       self.backend->write(tensor->spec.parameter.data(), loaded.parameter->data, stream);
     }
     for (int slot = 0; slot < self.slots(); ++slot) {
-      self.backend->write(tensor->state[slot], loaded.state[slot]->data, stream);
+      if (loaded.state[slot] != nullptr) {
+        self.backend->write(tensor->state[slot], loaded.state[slot]->data, stream);
+      } else {
+        const std::int64_t bytes = tensor->spec.parameter.count() * size_in_bytes(host::state_type(tensor->storage));
+        self.backend->zero(tensor->state[slot], bytes, stream);
+      }
     }
     self.backend->set_step_count(id, loaded.step_count);
     if (file.groups.empty()) continue;

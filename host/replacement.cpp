@@ -46,20 +46,25 @@ int write_all(std::span<const std::byte> bytes, const WriteSome& write_some) {
 
 Replacement::Replacement(const std::filesystem::path& target)
     : target_(target), folder_(target.has_parent_path() ? target.parent_path() : ".") {
+  // The system would take what is before it for the whole.
+  if (target.native().find('\0') != std::string::npos) not_saved(EINVAL, "have a null byte in a path", target);
   struct stat former {};
   const bool replaces = ::stat(target.c_str(), &former) == 0;
   if (!replaces && errno != ENOENT) not_saved(errno, "examine what is there", target);
   if (replaces && !S_ISREG(former.st_mode)) {
     not_saved(S_ISDIR(former.st_mode) ? EISDIR : ENOTSUP, "replace what is no regular file", target);
   }
+  // What only its owner may read stays so while it is written.
+  const mode_t mode = replaces ? former.st_mode & 0777 : 0666;
   static std::atomic<unsigned> next{0};
   do {  // goes on where a killed process of the same number left files
     path_ = folder_ / (".adamant-" + std::to_string(::getpid()) + "-" + std::to_string(next++) + ".tmp");
     descriptor_ =
-        uninterrupted([&] { return ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0666); });
+        uninterrupted([&] { return ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, mode); });
   } while (descriptor_ < 0 && errno == EEXIST);
   if (descriptor_ < 0) not_saved(errno, "create a file beside it", target);
-  if (replaces) static_cast<void>(::fchmod(descriptor_, former.st_mode & 07777));  // not to be had: it stays private
+  // The bits that the umask took away; without them the file is only more private.
+  if (replaces) static_cast<void>(::fchmod(descriptor_, former.st_mode & 07777));
 }
 
 Replacement::~Replacement() {

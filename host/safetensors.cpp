@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "host/replacement.hpp"
+#include "host/text.hpp"
 
 // A program around this library may hold a copy of nlohmann's JSON compiled with other flags (-ffast-math, or
 // JSON_NOEXCEPTION, which aborts instead of throwing), and the linker keeps one copy of what has the same name. This
@@ -76,29 +77,8 @@ const TypeInfo& info(Type type) {
   return kTypes[index];
 }
 
-// Text from a file, made fit for one line of a message.
 std::string printable(std::string_view text, std::size_t limit = 96) {
-  const bool cut = text.size() > limit;
-  if (cut) {
-    text = text.substr(0, limit);
-    // Back to the start of a UTF-8 character, if there is one near.
-    for (int back = 0; back < 3 && (static_cast<unsigned char>(text.back()) & 0xC0) == 0x80; ++back) {
-      text.remove_suffix(1);
-    }
-    if (static_cast<unsigned char>(text.back()) >= 0xC0) text.remove_suffix(1);
-  }
-  std::string result = "'";
-  for (const char character : text) {
-    const auto byte = static_cast<unsigned char>(character);
-    if (byte < 0x20 || byte == 0x7F) {
-      std::array<char, 5> escaped{};
-      std::snprintf(escaped.data(), escaped.size(), "\\x%02x", static_cast<unsigned>(byte));
-      result += escaped.data();
-    } else {
-      result += character;
-    }
-  }
-  return result + (cut ? "...'" : "'");
+  return "'" + host::printable(text, limit) + "'";
 }
 
 std::string all_type_names() {
@@ -517,6 +497,7 @@ void File::Unmap::operator()(const std::byte* mapping) const noexcept {
 }
 
 File File::open(const std::filesystem::path& path) {
+  if (path.native().find('\0') != std::string::npos) fail(EINVAL, "open, for the null byte in it,", path);
   // O_NONBLOCK, or the opening of a FIFO would wait for its writer.
   Descriptor descriptor(open_descriptor(path, O_RDONLY | O_NONBLOCK | O_NOCTTY));
   if (descriptor.get() < 0) fail(errno, "open", path);

@@ -38,7 +38,32 @@ inline std::string hexadecimal_text(double number) {
   return (negative ? "-" : "") + std::string(kHexadecimal) + std::string(digits);
 }
 
-inline std::string in_quotes(std::string_view text) { return '"' + std::string(text) + '"'; }
+// Text of the caller's or of a file's, made fit for one line of a message: control characters escaped, and cut, not
+// within a UTF-8 character, where it is long.
+inline std::string printable(std::string_view text, std::size_t limit = 200) {
+  const bool cut = text.size() > limit;
+  if (cut) {
+    text = text.substr(0, limit);
+    for (int back = 0; back < 3 && (static_cast<unsigned char>(text.back()) & 0xC0) == 0x80; ++back) {
+      text.remove_suffix(1);
+    }
+    if (static_cast<unsigned char>(text.back()) >= 0xC0) text.remove_suffix(1);
+  }
+  std::string result;
+  for (const char character : text) {
+    const auto byte = static_cast<unsigned char>(character);
+    if (byte < 0x20 || byte == 0x7F) {
+      result += "\\x";
+      result += "0123456789abcdef"[byte >> 4];
+      result += "0123456789abcdef"[byte & 15];
+    } else {
+      result += character;
+    }
+  }
+  return result + (cut ? "..." : "");
+}
+
+inline std::string in_quotes(std::string_view text) { return '"' + printable(text) + '"'; }
 
 // "a, b, c"
 template <typename Range>

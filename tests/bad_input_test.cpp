@@ -252,6 +252,18 @@ TEST_F(BadInput, an_empty_buffer_overlaps_nothing_wherever_it_is) {
   EXPECT_NO_THROW(optimizer.add(good()));
 }
 
+TEST_F(BadInput, states_of_the_optimizer_are_refused_as_parameter_and_as_gradient) {
+  float* const state = optimizer.state(wte, "exp_avg_sq").as<float>();
+  expect_add_refused({.name = "new", .parameter = {state + 2, 16}, .gradient = new_gradient.span()},
+                     {"\"new\"", "parameter", "the optimizer's own states"});
+  expect_add_refused({.name = "new", .parameter = new_parameter.span(), .gradient = {state + 2, 16}},
+                     {"\"new\"", "gradient", "the optimizer's own states"});
+  expect_refused([&] { optimizer.set_gradient(wte, {state, 40}); }, {"\"wte\"", "gradient", "own states"});
+  // Another optimizer may be given them, and so may this one once they are gone and the memory is somebody else's.
+  Optimizer another{GradientDescent{}};
+  EXPECT_NO_THROW(another.add({.name = "w", .parameter = {state, 40}, .gradient = wte_gradient.span()}));
+}
+
 TEST_F(BadInput, counts_whose_states_do_not_fit_the_address_space_are_refused) {
   // Nothing of these arrays is touched: they are no memory. 2^60 floats fit, but two states of that size beside them do
   // not.

@@ -512,7 +512,7 @@ TEST_F(Checkpoint, whose_metadata_is_incomplete_or_out_of_range_is_refused_by_ke
   refused("adamant.group.0.amsgrad", "true", "ask for other states");
   refused("adamant.group.0.amsgrad", "maybe", "amsgrad");
   refused("adamant.step.wte", "-1", "\"adamant.step.wte\" is \"-1\"");
-  refused("adamant.step.wte", "9223372036854775808", "allowed: 0 to 9223372036854775807");
+  refused("adamant.step.wte", "9223372036854775808", "allowed: 0 to 6917529027641081856");
   refused("adamant.step.wte", "3.0", "\"3.0\"");
   refused("adamant.step.wte", "remove", "tensor \"wte\" is not in the file");
   refused("adamant.group_of.wte", "2", "allowed: 0 to 1");
@@ -641,6 +641,25 @@ TEST_F(Checkpoint, of_names_with_dots_quotes_and_other_alphabets_finds_them_agai
   first.optimizer.save(path);
   second.optimizer.load(path);
   EXPECT_EQ(second.everything(), first.everything());
+}
+
+TEST_F(Checkpoint, with_a_null_byte_in_its_path_is_neither_saved_nor_loaded) {
+  const fs::path other_path = folder.path() / std::string("run.safetensors\0.more", 20);
+  EXPECT_THROW(run.optimizer.save(other_path), NotSaved);
+  EXPECT_THROW(run.optimizer.load(other_path), NotLoaded);
+}
+
+TEST_F(Checkpoint, with_control_characters_is_refused_in_text_that_a_terminal_can_show) {
+  rewrite([](auto& metadata, auto&) { metadata["adamant.method"] = std::string(2000, '\x1b') + "\n"; });
+  try {
+    run.optimizer.load(path);
+    ADD_FAILURE() << "loaded";
+  } catch (const NotLoaded& error) {
+    const std::string text = error.what();
+    EXPECT_LT(text.size(), 2000U);
+    EXPECT_NE(text.find("\\x1b"), std::string::npos);
+    EXPECT_EQ(std::count(text.begin(), text.end(), '\x1b'), 0);
+  }
 }
 
 TEST_F(Checkpoint, keeps_the_permissions_of_the_file_it_replaces) {

@@ -205,6 +205,7 @@ TEST_F(PyTorchFile, with_a_count_that_is_none_is_refused) {
   const float nothing = std::nanf("");
   const double huge = 0x1p63;
   const std::int64_t below = -3;
+  const std::int64_t beyond = (std::int64_t{1} << 62) + 1;
   const std::int32_t narrow = 3;
   const auto refused = [&](const auto& number, const std::string& why) {
     expect_refused(
@@ -215,6 +216,7 @@ TEST_F(PyTorchFile, with_a_count_that_is_none_is_refused) {
   refused(nothing, "no count of steps");
   refused(huge, "no count of steps");
   refused(below, "no count of steps");
+  refused(beyond, "no count of steps");
   refused(narrow, "1 elements of I32");
   const std::int64_t many = (std::int64_t{1} << 40) + 1;
   load("adam", [&](auto& entries) { set_step(entries, many); });
@@ -233,7 +235,36 @@ TEST_F(PyTorchFile, of_another_method_or_with_arrays_too_many_or_too_few_is_refu
       "its parameter is not in the file, though those of other tensors are");
   expect_refused(
       "momentum", [](auto& entries) { std::erase_if(entries, [](auto& e) { return e.name.starts_with("0.bias"); }); },
-      "tensor \"0.bias\" is not in the file: there is no \"0.bias.momentum_buffer\"");
+      "tensor \"0.bias\" is not in the file: there is neither \"0.bias\" nor a state of it");
+}
+
+TEST_F(PyTorchFile, of_a_parameter_that_was_not_stepped_has_no_state_of_it_which_is_zero_then) {
+  for (const std::string name : {"adam", "momentum", "rmsprop"}) {
+    load(name,
+         [](auto& entries) { std::erase_if(entries, [](auto& entry) { return entry.name.starts_with("0.bias."); }); });
+    Optimizer& optimizer = model->optimizer;
+    const TensorId bias = optimizer.find("0.bias");
+    EXPECT_NE(model->layers.front().parameter, std::vector<float>(model->layers.front().parameter.size()));
+    // A state that was there before goes, too.
+    optimizer.step();
+    optimizer.load(path);
+    EXPECT_EQ(optimizer.step_count(bias), 0);
+    for (const std::string& state : state_names(optimizer.options())) {
+      const Array there = optimizer.state(bias, state);
+      EXPECT_EQ(std::vector<float>(there.as<float>(), there.as<float>() + there.count()), std::vector<float>(3));
+    }
+  }
+}
+
+TEST_F(PyTorchFile, without_states_is_refused_where_a_tensor_is_not_in_it_at_all) {
+  const auto only_the_bias = [](auto& entries) {
+    std::erase_if(entries, [](auto& entry) { return entry.name != "0.bias"; });
+  };
+  expect_refused("sgd", only_the_bias, "tensor \"0.weight\" is not in the file");
+  load("sgd", only_the_bias, {.allow_missing = true});
+  EXPECT_NE(model->layers.front().parameter, std::vector<float>(model->layers.front().parameter.size()));
+  expect_refused(
+      "sgd", [](auto& entries) { entries.clear(); }, "tensor \"0.bias\" is not in the file");
 }
 
 TEST_F(PyTorchFile, without_parameters_or_with_some_tensors_is_loaded_when_that_is_said) {

@@ -2,6 +2,7 @@
 // says which. The linker hands the library's system calls to the functions below (--wrap), which fail as told.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -243,6 +244,21 @@ TEST_F(Replacing, with_any_call_failing_says_whether_it_was_saved_and_leaves_no_
     EXPECT_GE(not_saved, 10);
     EXPECT_EQ(unsure, 2);  // opening and syncing the folder
   }
+}
+
+TEST_F(Replacing, lets_nobody_read_while_it_is_written_what_only_its_owner_may_read) {
+  fs::permissions(path, fs::perms::owner_read | fs::perms::owner_write);
+  const mode_t mask = ::umask(0);
+  int seen = 0;
+  save_with([&](const Call& call) {
+    for (const auto& file : fs::directory_iterator(folder)) {
+      EXPECT_EQ(file.status().permissions(), fs::perms::owner_read | fs::perms::owner_write) << call.name;
+      ++seen;
+    }
+    return Happens::nothing;
+  });
+  ::umask(mask);
+  EXPECT_GT(seen, 10);
 }
 
 TEST_F(Replacing, goes_on_after_interrupted_calls) {

@@ -61,7 +61,8 @@ class ADAMANT_API Optimizer {
   /// Adds a tensor. Its state is zero and its step count 0; it takes part from the next step on.
   /// \throws std::invalid_argument naming tensor, field, value and allowed range: an empty or taken name, a null or
   ///   misaligned pointer, a count that is negative or does not fit the address space, sizes or types that differ,
-  ///   overlapping buffers, an unknown group, a shape of another number of elements
+  ///   overlapping buffers (the Optimizer's own states among them), an unknown group, a shape of another number of
+  ///   elements
   TensorId add(TensorSpec tensor);
 
   /// Removes a tensor and its state. The memory goes back when the last of the tensors that were prepared together is
