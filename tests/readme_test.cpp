@@ -210,6 +210,7 @@ TEST_F(AddedMethod, compiles_and_is_one_of_the_methods) {
   EXPECT_EQ(reference.exit_code, 0) << reference.err;
   const Outcome interface = compiled(folder,
                                      "#include <adamant/adamant.hpp>\n#include \"tests/methods.hpp\"\n"
+                                     "static_assert(std::is_constructible_v<adamant::Method, adamant::Adagrad>);\n"
                                      "static_assert(std::variant_size_v<adamant::Method> == " +
                                          std::to_string(method_names().size() + 1) + ");\n",
                                      "-fsyntax-only" + folder_flags);
