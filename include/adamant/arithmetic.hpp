@@ -18,7 +18,7 @@ ADAMANT_HOST_DEVICE float square_root(float x) {
 #endif
 }
 
-/// \copydoc square_root(float)
+/// Correctly rounded square root, in double.
 ADAMANT_HOST_DEVICE double square_root(double x) {
 #if defined(__CUDA_ARCH__)
   return __dsqrt_rn(x);
@@ -63,10 +63,10 @@ ADAMANT_HOST_DEVICE DecayPower decay_power(double beta, std::int64_t t) {
 /// docs/numerics.md has the alternatives and their figures.
 template <typename Real>
 struct RunningSum {
-  Real keep;
-  Real change;
-  Real high;
-  Real low;
+  Real keep;    ///< 0 or 1, the end of [0, 1] that decay is nearer to
+  Real change;  ///< decay - keep
+  Real high;    ///< weight, rounded
+  Real low;     ///< what rounding the weight has lost
 
   /// Scalars for a decay in [0, 1) and a weight.
   ADAMANT_HOST_DEVICE static RunningSum with(double decay, double weight) {
@@ -78,6 +78,7 @@ struct RunningSum {
   /// Scalars of an exponential moving average.
   ADAMANT_HOST_DEVICE static RunningSum average(double decay) { return with(decay, 1.0 - decay); }
 
+  /// decay * old + weight * value
   ADAMANT_HOST_DEVICE Real operator()(Real old, Real value) const {
     return keep * old + ((change * old + low * value) + high * value);
   }

@@ -52,8 +52,8 @@ class ADAMANT_API Optimizer {
   /// \throws Unavailable when the device or the instruction set is not there
   explicit Optimizer(Method method, Device device = Device::cpu(), Tuning tuning = {});
   ~Optimizer();
-  Optimizer(Optimizer&&) noexcept;
-  Optimizer& operator=(Optimizer&&) noexcept;
+  Optimizer(Optimizer&&) noexcept;             ///< takes over tensors, states and plan
+  Optimizer& operator=(Optimizer&&) noexcept;  ///< \copydoc Optimizer(Optimizer&&)
 
   /// Adds a group with its own options, of the same method and variant as the constructor's.
   GroupId add_group(Method options);
@@ -139,8 +139,7 @@ class ADAMANT_API Optimizer {
   /// \throws NotSaved, after which the former file is as it was
   /// \throws DurabilityUnsure, after which the new file is there
   /// \throws std::invalid_argument for a tensor name that is not UTF-8, or two arrays that would have the same name in
-  /// the
-  ///   file
+  ///   the file
   void save(const std::filesystem::path& path, SaveOptions what = {}, Stream stream = nullptr);
 
   /// Reads a checkpoint: the other way round, by name, in whatever order the tensors were added. Groups that it has
@@ -156,6 +155,7 @@ class ADAMANT_API Optimizer {
   /// Bytes that the states of all tensors take, known before they are allocated. Parts begin at multiples of 256.
   std::int64_t state_bytes() const;
 
+  /// Where the tensors live and the steps run.
   Device device() const;
   /// The instruction set that the CPU backend uses.
   SimdLevel simd() const;

@@ -17,7 +17,7 @@ namespace adamant {
 /// One parameter and its state, in the arithmetic type.
 template <typename Real, int kSlots>
 struct Element {
-  Real parameter;
+  Real parameter;  ///< x
   /// In the order of the rule's kStateNames. Never fewer than two: GCC copies a struct of two floats as one integer and
   /// then does not vectorise the loop around it.
   Real state[kSlots > 2 ? kSlots : 2];
@@ -25,9 +25,9 @@ struct Element {
 
 /// The values a real-valued option may take: low <= value <= high, or value < high where `below_high`.
 struct Range {
-  double low;
-  double high;
-  bool below_high = false;
+  double low;               ///< the smallest value allowed
+  double high;              ///< the largest, or where `below_high` the first that is not
+  bool below_high = false;  ///< `high` itself is not allowed
 };
 
 /// Rates, decays and epsilons: zero to the largest float32, so that an option fits the arithmetic of every tensor.
@@ -40,7 +40,7 @@ inline constexpr Range kFraction{0.0, 1.0};
 /// A list of types, to be unpacked at compile time.
 template <typename... Types>
 struct TypeList {
-  static constexpr std::size_t kSize = sizeof...(Types);
+  static constexpr std::size_t kSize = sizeof...(Types);  ///< how many
 };
 
 /// One variant of a method: what is needed to update one element.

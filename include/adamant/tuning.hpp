@@ -14,8 +14,8 @@ namespace adamant {
 /// Instruction sets the CPU backend is compiled for. On other machines than x86-64 there is only `baseline`.
 enum class SimdLevel : std::uint8_t {
   baseline,  ///< what every machine of the architecture has (SSE2, NEON)
-  avx2,
-  avx512,
+  avx2,      ///< 256 bits wide, without its fused multiply-add
+  avx512,    ///< 512 bits wide: F, VL, DQ and BW
 };
 
 /// "baseline", "avx2" or "avx512".

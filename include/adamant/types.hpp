@@ -21,7 +21,10 @@ namespace adamant {
 using Stream = CUstream_st*;
 
 /// Type of the elements of an array.
-enum class DataType : std::uint8_t { float32, float64 };
+enum class DataType : std::uint8_t {
+  float32,  ///< `float`
+  float64,  ///< `double`
+};
 
 /// "float32" or "float64".
 ADAMANT_API std::string_view name(DataType type);
@@ -30,12 +33,19 @@ ADAMANT_API std::int64_t size_in_bytes(DataType type);
 
 /// Where an Optimizer's tensors live and its steps run.
 struct Device {
-  enum class Kind : std::uint8_t { cpu, cuda };
-  Kind kind = Kind::cpu;
-  int index = 0;  ///< CUDA device index, from 0
+  /// The backends.
+  enum class Kind : std::uint8_t {
+    cpu,   ///< the host's processor
+    cuda,  ///< a CUDA device, by its index
+  };
+  Kind kind = Kind::cpu;  ///< which backend
+  int index = 0;          ///< CUDA device index, from 0
 
+  /// The processor that the program runs on.
   static constexpr Device cpu() { return {}; }
+  /// A CUDA device. The backend is not in this version: an Optimizer for it throws Unavailable.
   static constexpr Device cuda(int index) { return {Kind::cuda, index}; }
+  /// Whether two are the same.
   friend constexpr bool operator==(const Device&, const Device&) = default;
 };
 
@@ -76,8 +86,11 @@ class Array {
   template <std::integral Count>
   Array(void* data, DataType type, Count count) : data_(data), count_(detail::to_count(count)), type_(type) {}
 
+  /// First element.
   void* data() const { return data_; }
+  /// Number of elements.
   std::int64_t count() const { return count_; }
+  /// Type of the elements.
   DataType type() const { return type_; }
   /// The elements as T, or null when they are of another type.
   template <typename T>
@@ -96,7 +109,8 @@ class Array {
 class ConstArray {
  public:
   ConstArray() = default;
-  /// \copydoc Array::Array(T*, Count)
+  /// \param data first element; may be null when `count` is 0
+  /// \param count number of elements
   template <typename T, std::integral Count>
   requires detail::kIsElement<std::remove_const_t<T>> ConstArray(T* data, Count count)
       : data_(data),
@@ -107,15 +121,21 @@ class ConstArray {
   template <detail::ElementRange Range>
   ConstArray(Range&& range)  // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
       : ConstArray(std::ranges::data(range), std::ranges::size(range)) {}
+  /// The same elements, only to be read.
   ConstArray(const Array& array)  // NOLINT(google-explicit-constructor)
       : data_(array.data()), count_(array.count()), type_(array.type()), writable_(true) {}
+  /// An array whose type is known only at run time.
   template <std::integral Count>
   ConstArray(const void* data, DataType type, Count count)
       : data_(data), count_(detail::to_count(count)), type_(type) {}
 
+  /// First element.
   const void* data() const { return data_; }
+  /// Number of elements.
   std::int64_t count() const { return count_; }
+  /// Type of the elements.
   DataType type() const { return type_; }
+  /// Whether it was made from memory that may be written.
   bool writable() const { return writable_; }
   /// The elements as T, or null when they are of another type.
   template <typename T>

@@ -29,12 +29,18 @@ struct Adam {
   bool amsgrad = false;         ///< divide by the largest second moment so far
   bool maximize = false;        ///< ascend: the gradient's sign is turned before everything else
 
+  /// The method's name, for make_method() and in checkpoints.
   static constexpr std::string_view kName = "adam";
+  /// The rules, one for each set of states.
   using Variants = TypeList<AdamRule<false>, AdamRule<true>>;
+  /// Index in Variants of the rule that these options need.
   ADAMANT_HOST_DEVICE int variant() const { return amsgrad ? 1 : 0; }
+  /// Whether an Optimizer that was made for variant `made_as` can run these options.
   ADAMANT_HOST_DEVICE bool runs_as(int made_as) const { return made_as == variant(); }
+  /// What in the options does not go together; empty when all does.
   ADAMANT_HOST_DEVICE const char* conflict() const { return ""; }
 
+  /// Calls visit(name, field), or for a number visit(name, field, range), for each option in the order above.
   template <typename Self, typename Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {
     visit("learning_rate", self.learning_rate, kNonNegative);
@@ -50,13 +56,14 @@ struct Adam {
 /// The moments that Adam and AdamW share, and the update they make of them.
 template <typename Real, bool kAmsgrad>
 struct AdamMoments {
-  static constexpr int kSlots = kAmsgrad ? 3 : 2;
+  static constexpr int kSlots = kAmsgrad ? 3 : 2;  ///< state arrays of a tensor
 
-  Real rate;     // eta sqrt(1 - beta2^t) / (1 - beta1^t)
-  Real epsilon;  // epsilon sqrt(1 - beta2^t)
-  RunningSum<Real> first;
-  RunningSum<Real> second;
+  Real rate;                ///< eta sqrt(1 - beta2^t) / (1 - beta1^t)
+  Real epsilon;             ///< epsilon sqrt(1 - beta2^t)
+  RunningSum<Real> first;   ///< beta1: of m
+  RunningSum<Real> second;  ///< beta2: of s
 
+  /// Scalars of a tensor's step number t, counted from 1, for the options of Adam or AdamW.
   template <typename Options>
   ADAMANT_HOST_DEVICE static AdamMoments at_step(const Options& options, std::int64_t t) {
     const double correction1 = decay_power(options.beta1, t).complement;
@@ -83,19 +90,23 @@ struct AdamMoments {
 /// The update of one element.
 template <bool kAmsgrad>
 struct AdamRule {
-  using Options = Adam;
-  static constexpr int kSlots = kAmsgrad ? 3 : 2;
+  using Options = Adam;                            ///< what a user sets
+  static constexpr int kSlots = kAmsgrad ? 3 : 2;  ///< state arrays of a tensor
+  /// PyTorch's names of the first kSlots states.
   static constexpr std::string_view kStateNames[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
 
+  /// The scalars of one step, and the update that is made with them.
   template <typename Real>
   struct Step {
-    AdamMoments<Real, kAmsgrad> moments;
-    Real weight_decay;
+    AdamMoments<Real, kAmsgrad> moments;  ///< scalars of m, s and what they make
+    Real weight_decay;                    ///< lambda
 
+    /// Scalars of a tensor's step number t, counted from 1.
     ADAMANT_HOST_DEVICE static Step at_step(const Options& options, std::int64_t t) {
       return {AdamMoments<Real, kAmsgrad>::at_step(options, t), static_cast<Real>(options.weight_decay)};
     }
 
+    /// The element after the step.
     ADAMANT_HOST_DEVICE Element<Real, kSlots> operator()(Element<Real, kSlots> element, Real gradient) const {
       const Real x = element.parameter;
       const Real update = moments.advance(element, gradient + weight_decay * x);

@@ -25,12 +25,18 @@ struct AdamW {
   bool amsgrad = false;         ///< divide by the largest second moment so far
   bool maximize = false;        ///< ascend: the gradient's sign is turned before everything else; decay still shrinks x
 
+  /// The method's name, for make_method() and in checkpoints.
   static constexpr std::string_view kName = "adamw";
+  /// The rules, one for each set of states.
   using Variants = TypeList<AdamWRule<false>, AdamWRule<true>>;
+  /// Index in Variants of the rule that these options need.
   ADAMANT_HOST_DEVICE int variant() const { return amsgrad ? 1 : 0; }
+  /// Whether an Optimizer that was made for variant `made_as` can run these options.
   ADAMANT_HOST_DEVICE bool runs_as(int made_as) const { return made_as == variant(); }
+  /// What in the options does not go together; empty when all does.
   ADAMANT_HOST_DEVICE const char* conflict() const { return ""; }
 
+  /// Calls visit(name, field), or for a number visit(name, field, range), for each option in the order above.
   template <typename Self, typename Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {
     visit("learning_rate", self.learning_rate, kNonNegative);
@@ -46,20 +52,24 @@ struct AdamW {
 /// The update of one element.
 template <bool kAmsgrad>
 struct AdamWRule {
-  using Options = AdamW;
-  static constexpr int kSlots = kAmsgrad ? 3 : 2;
+  using Options = AdamW;                           ///< what a user sets
+  static constexpr int kSlots = kAmsgrad ? 3 : 2;  ///< state arrays of a tensor
+  /// PyTorch's names of the first kSlots states.
   static constexpr std::string_view kStateNames[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
 
+  /// The scalars of one step, and the update that is made with them.
   template <typename Real>
   struct Step {
-    AdamMoments<Real, kAmsgrad> moments;
-    Real decay;  // eta lambda
+    AdamMoments<Real, kAmsgrad> moments;  ///< scalars of m, s and what they make
+    Real decay;                           ///< eta lambda
 
+    /// Scalars of a tensor's step number t, counted from 1.
     ADAMANT_HOST_DEVICE static Step at_step(const Options& options, std::int64_t t) {
       return {AdamMoments<Real, kAmsgrad>::at_step(options, t),
               static_cast<Real>(options.learning_rate * options.weight_decay)};
     }
 
+    /// The element after the step.
     ADAMANT_HOST_DEVICE Element<Real, kSlots> operator()(Element<Real, kSlots> element, Real gradient) const {
       const Real x = element.parameter;
       const Real update = moments.advance(element, gradient);

@@ -25,15 +25,21 @@ struct Momentum {
   bool nesterov = false;        ///< look ahead; needs momentum > 0 and dampening = 0, as in PyTorch
   bool maximize = false;        ///< ascend: the gradient's sign is turned before everything else
 
+  /// The method's name, for make_method() and in checkpoints.
   static constexpr std::string_view kName = "momentum";
+  /// The rules, one for each set of states.
   using Variants = TypeList<MomentumRule>;
+  /// Index in Variants of the rule that these options need.
   ADAMANT_HOST_DEVICE int variant() const { return 0; }
+  /// Whether an Optimizer that was made for variant `made_as` can run these options.
   ADAMANT_HOST_DEVICE bool runs_as(int made_as) const { return made_as == variant(); }
+  /// What in the options does not go together; empty when all does.
   ADAMANT_HOST_DEVICE const char* conflict() const {
     return nesterov && (momentum <= 0.0 || dampening != 0.0) ? "nesterov = true needs momentum > 0 and dampening = 0"
                                                              : "";
   }
 
+  /// Calls visit(name, field), or for a number visit(name, field, range), for each option in the order above.
   template <typename Self, typename Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {
     visit("learning_rate", self.learning_rate, kNonNegative);
@@ -47,17 +53,20 @@ struct Momentum {
 
 /// The update of one element.
 struct MomentumRule {
-  using Options = Momentum;
-  static constexpr int kSlots = 1;
+  using Options = Momentum;         ///< what a user sets
+  static constexpr int kSlots = 1;  ///< state arrays of a tensor
+  /// PyTorch's names of the first kSlots states.
   static constexpr std::string_view kStateNames[] = {"momentum_buffer"};
 
+  /// The scalars of one step, and the update that is made with them.
   template <typename Real>
   struct Step {
-    Real learning_rate;
-    Real weight_decay;
-    Real look_ahead;  // beta with nesterov, which is above zero, else zero
-    RunningSum<Real> velocity;
+    Real learning_rate;         ///< eta
+    Real weight_decay;          ///< lambda
+    Real look_ahead;            ///< beta with nesterov, which is above zero, else zero
+    RunningSum<Real> velocity;  ///< beta and 1 - tau; v = g on the first step
 
+    /// Scalars of a tensor's step number t, counted from 1.
     ADAMANT_HOST_DEVICE static Step at_step(const Options& options, std::int64_t t) {
       return {static_cast<Real>(options.learning_rate), static_cast<Real>(options.weight_decay),
               static_cast<Real>(options.nesterov ? options.momentum : 0.0),
@@ -65,6 +74,7 @@ struct MomentumRule {
                      : RunningSum<Real>::with(options.momentum, 1.0 - options.dampening)};
     }
 
+    /// The element after the step.
     ADAMANT_HOST_DEVICE Element<Real, kSlots> operator()(Element<Real, kSlots> element, Real gradient) const {
       const Real x = element.parameter;
       const Real g = gradient + weight_decay * x;

@@ -35,18 +35,25 @@ struct RMSProp {
   double epsilon = 1e-6;        ///< >= 0; zero divides by zero where no gradient has come yet
   double momentum = 0.0;        ///< mu in [0, 1)
   double weight_decay = 0.0;    ///< lambda >= 0, added to the gradient as lambda x
+  /// Inside the root or outside of it, as in PyTorch.
   EpsilonPlacement epsilon_placement = EpsilonPlacement::inside_root;
   bool centered = false;  ///< divide by the standard deviation instead of the root mean square
   bool maximize = false;  ///< ascend: the gradient's sign is turned before everything else
 
+  /// The method's name, for make_method() and in checkpoints.
   static constexpr std::string_view kName = "rmsprop";
+  /// The rules, one for each set of states.
   using Variants =
       TypeList<RMSPropRule<false, false>, RMSPropRule<false, true>, RMSPropRule<true, false>, RMSPropRule<true, true>>;
+  /// Index in Variants of the rule that these options need.
   ADAMANT_HOST_DEVICE int variant() const { return (centered ? 2 : 0) + (momentum > 0.0 ? 1 : 0); }
-  /// A momentum of zero also runs with a buffer, so that a schedule may pass through it.
+  /// Whether an Optimizer that was made for variant `made_as` can run these options: a momentum of zero also runs with
+  /// a buffer, so that a schedule may pass through it.
   ADAMANT_HOST_DEVICE bool runs_as(int made_as) const { return made_as == variant() || made_as == (variant() | 1); }
+  /// What in the options does not go together; empty when all does.
   ADAMANT_HOST_DEVICE const char* conflict() const { return ""; }
 
+  /// Calls visit(name, field), or for a number visit(name, field, range), for each option in the order above.
   template <typename Self, typename Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {
     visit("learning_rate", self.learning_rate, kNonNegative);
@@ -63,22 +70,25 @@ struct RMSProp {
 /// The update of one element.
 template <bool kCentered, bool kMomentum>
 struct RMSPropRule {
-  using Options = RMSProp;
-  static constexpr int kSlots = 1 + (kMomentum ? 1 : 0) + (kCentered ? 1 : 0);
-  static constexpr int kBuffer = 1;
-  static constexpr int kGradientAverage = kMomentum ? 2 : 1;
+  using Options = RMSProp;                                                      ///< what a user sets
+  static constexpr int kSlots = 1 + (kMomentum ? 1 : 0) + (kCentered ? 1 : 0);  ///< state arrays of a tensor
+  static constexpr int kBuffer = 1;                           ///< slot of the momentum buffer, where there is one
+  static constexpr int kGradientAverage = kMomentum ? 2 : 1;  ///< slot of the mean gradient, where there is one
+  /// PyTorch's names of the first kSlots states.
   static constexpr std::string_view kStateNames[] = {"square_avg", kMomentum ? "momentum_buffer" : "grad_avg",
                                                      "grad_avg"};
 
+  /// The scalars of one step, and the update that is made with them.
   template <typename Real>
   struct Step {
-    Real learning_rate;
-    Real epsilon_inside;
-    Real epsilon_outside;
-    Real weight_decay;
-    RunningSum<Real> average;
-    RunningSum<Real> buffer;
+    Real learning_rate;        ///< eta
+    Real epsilon_inside;       ///< epsilon, or zero where it stands outside the root
+    Real epsilon_outside;      ///< epsilon, or zero where it stands inside
+    Real weight_decay;         ///< lambda
+    RunningSum<Real> average;  ///< gamma: of s and a
+    RunningSum<Real> buffer;   ///< mu: of b
 
+    /// Scalars of a tensor's step number t, counted from 1.
     ADAMANT_HOST_DEVICE static Step at_step(const Options& options, std::int64_t /*t*/) {
       const bool inside = options.epsilon_placement == EpsilonPlacement::inside_root;
       return {static_cast<Real>(options.learning_rate),          static_cast<Real>(inside ? options.epsilon : 0.0),
@@ -86,6 +96,7 @@ struct RMSPropRule {
               RunningSum<Real>::average(options.decay),          RunningSum<Real>::with(options.momentum, 1.0)};
     }
 
+    /// The element after the step.
     ADAMANT_HOST_DEVICE Element<Real, kSlots> operator()(Element<Real, kSlots> element, Real gradient) const {
       const Real x = element.parameter;
       const Real g = gradient + weight_decay * x;
