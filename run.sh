@@ -12,6 +12,7 @@ case "${1:-}" in
   --quick) bench=(--sizes 65536,1048576 --repetitions 5) ;;
   *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
+if [ $# -gt 1 ]; then sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
 
 scripts/setup.sh
 echo "== Building: about four minutes on two cores"
@@ -26,8 +27,13 @@ else
   where="No GPU was found: everything below ran on the CPU."
 fi
 
-# Shows a command's output and keeps it as report/NAME.txt.
-show() { local name=$1; shift; "$@" | tee "report/$name.txt"; }
+# Shows a command's output and keeps it as report/NAME.txt. What fails is said, and the page is made all the same.
+failed=report/failed
+show() {
+  local name=$1
+  shift
+  "$@" | tee "report/$name.txt" || { echo "FAILED: $name"; echo "$name" >> "$failed"; }
+}
 
 machine() {
   echo "adamant $($adamant --version), $(date -u +%Y-%m-%d), $(nproc) cores, $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)"
@@ -35,7 +41,7 @@ machine() {
 }
 
 # A part that fails leaves no older one to be taken for it.
-rm -f report/{machine,info,descend,bench,compare,replay,digits,report}.{txt,svg,csv,json,safetensors} report/index.html
+rm -f "$failed" report/{machine,info,descend,bench,compare,replay,digits,report}.{txt,svg,csv,json,safetensors} report/index.html
 {
   echo
   show machine machine
@@ -68,3 +74,7 @@ scripts/report.sh report
 echo
 echo "Everything is in report/index.html, one page that needs no network. Beside it: report.txt (the text above), descend.csv,"
 echo "digits.csv, replay.safetensors (where the replayed run ended), and the pictures and JSON by themselves."
+if [ -e "$failed" ]; then
+  echo "These parts failed: $(tr '\n' ' ' < "$failed")"
+  exit 1
+fi

@@ -5,7 +5,6 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
@@ -357,7 +356,7 @@ class Reader {
         differences_.add("tensor " + in_quotes(tensor.name) + ": there is no " + in_quotes(name) +
                          " in the file, and the method needs to know how many steps there were");
       }
-      return std::max<std::int64_t>(tensor.step_count, 1);
+      return 1;  // any but the first
     }
     used_.push_back(step);
     double count = -1.0;

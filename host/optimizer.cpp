@@ -114,14 +114,18 @@ void check_shape(std::string_view tensor, const std::vector<std::int64_t>& shape
   for (const std::int64_t size : shape) {
     if (size < 0) refuse(where() + "a dimension is " + to_text(size) + "; allowed: 0 or more");
   }
-  // Once a dimension is zero so is the product, whatever the others are; else it can only grow past the count.
-  std::int64_t product = std::find(shape.begin(), shape.end(), 0) == shape.end() ? 1 : 0;
+  // Zeros are left out at first, so that no file format has to multiply its way past the end of a number.
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max() / 8;
+  std::int64_t product = 1;
   for (const std::int64_t size : shape) {
-    if (product > 0 && size > count / product) {
-      refuse(where() + "the product of the dimensions is more than the parameter's count " + to_text(count));
+    if (size == 0) continue;
+    if (size > kMost / product) {
+      refuse(where() + "the dimensions are too large to multiply; allowed: as many elements as the parameter's " +
+             to_text(count));
     }
     product *= size;
   }
+  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) product = 0;
   if (product != count) {
     refuse(where() + "the product of the dimensions is " + to_text(product) + "; allowed: the parameter's count " +
            to_text(count));

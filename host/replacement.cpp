@@ -46,6 +46,7 @@ int write_all(std::span<const std::byte> bytes, const WriteSome& write_some) {
 
 Replacement::Replacement(const std::filesystem::path& target)
     : target_(target), folder_(target.has_parent_path() ? target.parent_path() : ".") {
+  if (target.empty()) not_saved(ENOENT, "have an empty path", target);
   // The system would take what is before it for the whole.
   if (target.native().find('\0') != std::string::npos) not_saved(EINVAL, "have a null byte in a path", target);
   struct stat former {};

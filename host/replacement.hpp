@@ -29,7 +29,7 @@ class Replacement {
   void commit();
 
  private:
-  const std::filesystem::path& target_;
+  std::filesystem::path target_;
   std::filesystem::path folder_;
   std::filesystem::path path_;
   int descriptor_ = -1;

@@ -2,9 +2,9 @@
 """Makes the files in tests/pytorch: states that PyTorch wrote, and what it makes of the steps that follow.
 
   scripts/make_pytorch_states.py           writes CASE.state.safetensors and CASE.rest.safetensors for every case
-  scripts/make_pytorch_states.py --read F  reads CHECKPOINT, which adamant wrote for the case that its name begins with
-                                           (tests/pytorch_test.cpp, environment ADAMANT_KEEP), into PyTorch, takes the
-                                           steps of CASE.rest and says how far they end from what is there
+  scripts/make_pytorch_states.py --read F  reads the checkpoint F, which adamant wrote for the case that its name begins
+                                           with (as tests/pytorch_test.cpp does), into PyTorch, takes the steps of
+                                           CASE.rest and says how far they end from what is there
 
 CASE.state is written by examples/pytorch/adamant_state.py after STEPS steps in float32. CASE.rest has, for the steps
 after those, the gradients NAME.grad [steps, ...] and where they end, NAME: computed in float64 from the same state.

@@ -11,9 +11,10 @@ awk '
   /<testcase /  { name = attribute("name"); status = attribute("status"); skipped = 0; reason = ""; wanted = 0
                   if (status == "run") passed++; else if (status == "fail") failed++; else skipped_tests++
                   skipped = status != "run" && status != "fail" }
-  # GoogleTest prints FILE:LINE: Skipped, and the reason on the next line.
+  # GoogleTest prints FILE:LINE: Skipped, and the reason on the next line; our own scripts print skipped: REASON.
   wanted && reason == "" { reason = $0; wanted = 0 }
   /: Skipped$/  { wanted = 1 }
+  reason == "" && match($0, /(^|[ >])skipped: /) { reason = substr($0, RSTART + RLENGTH) }
   /<skipped / && reason == "" && attribute("message") !~ /REGULAR_EXPRESSION/ { reason = attribute("message") }
   /<\/testcase>/ { if (skipped) { sub(/^[ \t]+/, "", reason); print "skipped: " name ": " (reason == "" ? "no reason given" : reason) } }
   END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped_tests }

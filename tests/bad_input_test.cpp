@@ -308,6 +308,7 @@ TEST_F(BadInput, shapes_that_are_not_of_the_parameter_s_count_are_refused) {
   expect_add_refused(with_shape({kMost, kMost}), {"\"new\"", "shape", "16"});
   expect_add_refused(with_shape({std::int64_t{1} << 62, 4, 16}), {"\"new\"", "shape", "16"});  // 2^64 times 16
   expect_add_refused(with_shape({std::int64_t{1} << 32, std::int64_t{1} << 32, 16}), {"\"new\"", "shape", "16"});
+  expect_add_refused(with_shape({0, std::int64_t{1} << 62, std::int64_t{1} << 62}), {"\"new\"", "shape", "too large"});
   expect_add_refused(with_shape(std::vector<std::int64_t>(65, 1)), {"\"new\"", "shape", "65", "64"});
 
   TensorSpec spec = good();
@@ -316,7 +317,7 @@ TEST_F(BadInput, shapes_that_are_not_of_the_parameter_s_count_are_refused) {
   spec.shape.assign(64, 1);
   EXPECT_NO_THROW(optimizer.add(spec));
   for (const std::vector<std::int64_t>& shape :
-       {std::vector<std::int64_t>{}, {0}, {3, 0, 5}, {std::int64_t{1} << 40, 0, 1, std::int64_t{1} << 40}}) {
+       {std::vector<std::int64_t>{}, {0}, {3, 0, 5}, {std::int64_t{1} << 40, 0, 1, 2}}) {
     spec = {.name = "empty " + std::to_string(shape.size()),
             .parameter = {new_parameter.data(), 0},
             .gradient = {},

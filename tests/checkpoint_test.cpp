@@ -263,6 +263,7 @@ TEST_F(Checkpoint, is_plain_safetensors_with_states_under_the_names_of_pytorch_a
     return found == metadata.end() ? "no " + key : found->second;
   };
   EXPECT_EQ(value("adamant.format"), "1");
+  EXPECT_EQ(value("adamant.version"), version());
   EXPECT_EQ(value("adamant.method"), "adam");
   EXPECT_EQ(value("adamant.states"), "exp_avg, exp_avg_sq");
   EXPECT_EQ(value("adamant.parameters"), "true");
@@ -526,6 +527,86 @@ TEST_F(Checkpoint, whose_metadata_is_incomplete_or_out_of_range_is_refused_by_ke
   expect_not_loaded(run, path, {"no option \"beta3\""});
 }
 
+// What digests cannot hide, because they fit: any key changed, lost or of another's value is refused, or what was
+// loaded can be stepped, saved and loaded again.
+TEST_F(Checkpoint, with_any_metadata_and_digests_that_fit_is_refused_or_can_be_gone_on_with) {
+  run.optimizer.save(folder / "good");
+  Random random(run_seed());
+  const Strings values{"",
+                       "0",
+                       "1",
+                       "-1",
+                       "2",
+                       "true",
+                       "false",
+                       "adam",
+                       "adamw",
+                       "exp_avg",
+                       "nan",
+                       "0xinf",
+                       "0x1p-1074",
+                       "0x1.fffffep+127",
+                       "0x1p0",
+                       "1e-3",
+                       "-0x0p+0",
+                       "0x1p999",
+                       "\x7f\n",
+                       "inside_root",
+                       "9223372036854775807",
+                       "4611686018427387904",
+                       "6917529027641081856",
+                       "6917529027641081857",
+                       "18446744073709551616"};
+  int loaded = 0;
+  int refused = 0;
+  for (int i = 0; i < 1500; ++i) {
+    std::string changes;
+    rewrite_sealed(folder / "good", path, [&](auto& metadata, auto& entries) {
+      for (int change = 0; change <= random.below(3); ++change) {
+        const auto at = std::next(metadata.begin(), random.below(static_cast<std::int64_t>(metadata.size())));
+        changes += at->first + " ";
+        const std::int64_t kind = random.below(8);
+        if (kind == 0 && metadata.size() > 1) {
+          metadata.erase(at);
+        } else if (kind == 1) {
+          at->second = std::next(metadata.begin(), random.below(static_cast<std::int64_t>(metadata.size())))->second;
+        } else if (kind == 2) {
+          entries[static_cast<std::size_t>(random.below(static_cast<std::int64_t>(entries.size())))].shape = {35};
+        } else if (kind == 3 && !at->second.empty()) {
+          at->second[static_cast<std::size_t>(random.below(static_cast<std::int64_t>(at->second.size())))] =
+              static_cast<char>('0' + random.below(10));
+        } else {
+          at->second = values[static_cast<std::size_t>(random.below(static_cast<std::int64_t>(values.size())))];
+        }
+      }
+      std::erase_if(entries, [](const auto& entry) {  // of a shape that is not its data's, which write() refuses
+        std::int64_t count = 1;
+        for (const std::int64_t size : entry.shape) count *= size;
+        return count != entry.count();
+      });
+    });
+    Training target{Adam{}};
+    target.add_late();
+    const auto before = target.everything();
+    try {
+      target.optimizer.load(path);
+      ++loaded;
+    } catch (const NotLoaded&) {
+      ++refused;
+      ASSERT_EQ(target.everything(), before) << changes;
+      continue;
+    }
+    target.step(1);
+    target.optimizer.save(folder / "again");
+    Training again{Adam{}};
+    again.add_late();
+    ASSERT_NO_THROW(again.optimizer.load(folder / "again")) << changes;
+    ASSERT_EQ(again.everything(), target.everything()) << changes;
+  }
+  EXPECT_GT(loaded, 50);
+  EXPECT_GT(refused, 500);
+}
+
 TEST_F(Checkpoint, with_arrays_missing_or_too_many_is_refused) {
   run.optimizer.save(folder / "good");
   rewrite_sealed(folder / "good", path, [](auto&, auto& entries) { entries.erase(entries.begin() + 4); });
@@ -646,6 +727,7 @@ TEST_F(Checkpoint, of_names_with_dots_quotes_and_other_alphabets_finds_them_agai
 TEST_F(Checkpoint, with_a_null_byte_in_its_path_is_neither_saved_nor_loaded) {
   const fs::path other_path = folder.path() / std::string("run.safetensors\0.more", 20);
   EXPECT_THROW(run.optimizer.save(other_path), NotSaved);
+  EXPECT_THROW(run.optimizer.save(""), NotSaved);
   EXPECT_THROW(run.optimizer.load(other_path), NotLoaded);
 }
 

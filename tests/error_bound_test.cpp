@@ -208,7 +208,7 @@ class Search {
   void make_reachable(const Setting& setting, Point<Real>& point) const {
     const std::vector<std::string> names = state_names(case_.make());
     for (std::size_t slot = 0; slot < names.size(); ++slot) {
-      if (names[slot].find("sq") != std::string::npos) point.state[slot] = std::fabs(point.state[slot]);
+      if (reference::is_squared(names[slot])) point.state[slot] = std::fabs(point.state[slot]);
     }
     if (case_.method == "momentum" && setting.t == 1) point.state[0] = 0;  // the first step takes v = g
     if (!names.empty() && names.front() == "exp_avg" && has_coupled_decay(setting.method_case)) {

@@ -84,13 +84,33 @@ struct Model {
   std::list<Layer> layers;
 };
 
-class PyTorchState : public testing::TestWithParam<Case> {};
+class PyTorchState : public testing::TestWithParam<Case> {
+ protected:
+  // Its name begins with the case's, by which scripts/make_pytorch_states.py knows it.
+  static fs::path saved_file() {
+    return fs::temp_directory_path() / (GetParam().name + "." + std::to_string(::getpid()) + ".safetensors");
+  }
+};
 
 TEST_P(PyTorchState, is_loaded_and_the_run_goes_on_as_in_pytorch) {
   Model model(GetParam());
   ASSERT_EQ(model.layers.size(), 3U);
   const Method options = model.optimizer.options();
+  const GroupId group = model.optimizer.add_group(options);
+  model.optimizer.set_learning_rate({}, 0.25);
+  model.optimizer.set_group(model.optimizer.find("0.bias"), group);
+  model.optimizer.freeze(model.optimizer.find("2.weight"));
   model.optimizer.load(file_of(GetParam(), "state"));
+  // What the file says nothing of stays as it is.
+  EXPECT_TRUE(model.optimizer.frozen(model.optimizer.find("2.weight")));
+  EXPECT_EQ(model.optimizer.tensor(model.optimizer.find("0.bias")).group, group);
+  for (const Option& option : adamant::options(model.optimizer.options())) {
+    if (option.name == "learning_rate") {
+      EXPECT_EQ(option.value, "0.25");
+    }
+  }
+  model.optimizer.set_options({}, options);
+  model.optimizer.thaw(model.optimizer.find("2.weight"));
 
   const auto state = File::open(file_of(GetParam(), "state"));
   const bool has_steps = state.find("0.weight.step") != nullptr;
@@ -119,13 +139,10 @@ TEST_P(PyTorchState, is_loaded_and_the_run_goes_on_as_in_pytorch) {
 TEST_P(PyTorchState, is_what_a_checkpoint_of_the_same_model_looks_like) {
   Model model(GetParam());
   model.optimizer.load(file_of(GetParam(), "state"));
-  const char* const keep = std::getenv("ADAMANT_KEEP");  // for scripts/make_pytorch_states.py --read
-  const fs::path folder = keep != nullptr ? fs::path(keep) : fs::temp_directory_path();
-  const fs::path path =
-      folder / (GetParam().name + (keep != nullptr ? "" : std::to_string(::getpid())) + ".safetensors");
+  const fs::path path = saved_file();
   model.optimizer.save(path);
   const auto saved = File::open(path);
-  if (keep == nullptr) fs::remove(path);
+  fs::remove(path);
   const auto state = File::open(file_of(GetParam(), "state"));
   std::size_t arrays = 0;
   for (const auto& entry : state.entries()) {
@@ -140,6 +157,23 @@ TEST_P(PyTorchState, is_what_a_checkpoint_of_the_same_model_looks_like) {
     EXPECT_TRUE(std::equal(there.data.begin(), there.data.end(), entry.data.begin(), entry.data.end())) << entry.name;
   }
   EXPECT_EQ(saved.entries().size(), arrays);
+}
+
+// ADAMANT_PYTHON names a Python that has torch and safetensors, where the one on the path has not.
+TEST_P(PyTorchState, goes_back_to_pytorch_and_the_run_goes_on_there) {
+  const char* const named = std::getenv("ADAMANT_PYTHON");
+  const std::string python = named != nullptr ? named : "python3";
+  const auto run = [](const std::string& command) { return std::system((command + " > /dev/null 2>&1").c_str()); };
+  if (run("'" + python + "' -c 'import torch, safetensors'") != 0) {
+    GTEST_SKIP() << python << " has no torch or no safetensors; ADAMANT_PYTHON may name one that has";
+  }
+  Model model(GetParam());
+  model.optimizer.load(file_of(GetParam(), "state"));
+  const fs::path path = saved_file();
+  model.optimizer.save(path);
+  const std::string script = std::string(ADAMANT_SOURCE_DIR) + "/scripts/make_pytorch_states.py";
+  EXPECT_EQ(run("'" + python + "' '" + script + "' --read '" + path.string() + "'"), 0) << "run it to see why";
+  fs::remove(path);
 }
 
 INSTANTIATE_TEST_SUITE_P(Written, PyTorchState, testing::ValuesIn(pytorch_cases()),
@@ -218,6 +252,9 @@ TEST_F(PyTorchFile, with_a_count_that_is_none_is_refused) {
   refused(below, "no count of steps");
   refused(beyond, "no count of steps");
   refused(narrow, "1 elements of I32");
+  const double wide = 0x1p53;  // as a float64 run has it
+  load("adam", [&](auto& entries) { set_step(entries, wide); });
+  EXPECT_EQ(model->optimizer.step_count(model->optimizer.find("0.bias")), std::int64_t{1} << 53);
   const std::int64_t many = (std::int64_t{1} << 40) + 1;
   load("adam", [&](auto& entries) { set_step(entries, many); });
   EXPECT_EQ(model->optimizer.step_count(model->optimizer.find("0.bias")), many);

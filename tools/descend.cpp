@@ -4,15 +4,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
+#include <deque>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <optional>
+#include <span>
 #include <stdexcept>
 
+#include "host/replacement.hpp"
 #include "host/text.hpp"
 #include "tools/commands.hpp"
 #include "tools/run_options.hpp"
@@ -90,25 +90,15 @@ CLI::Validator point() {
 struct TextFile {
   std::string path;
   std::string text;
-  std::string unfinished() const { return path + ".tmp"; }
 };
 
-// All of them whole or, where one cannot be written, none: what a full disk cuts off has another name, and goes.
+// Each of them whole or not at all, and none where one of them cannot be written.
 void write_whole(const std::vector<TextFile>& files) {
-  const auto fail = [&](const TextFile& culprit) {
-    const std::string why = std::strerror(errno);
-    std::error_code ignored;
-    for (const TextFile& file : files) fs::remove(file.unfinished(), ignored);
-    throw std::runtime_error(fmt::format("adamant: cannot write {}: {}", culprit.path, why));
-  };
+  std::deque<host::Replacement> replacements;
   for (const TextFile& file : files) {
-    std::ofstream stream(file.unfinished(), std::ios::binary | std::ios::trunc);
-    stream << file.text << std::flush;
-    if (!stream) fail(file);
+    replacements.emplace_back(file.path).append(std::as_bytes(std::span(file.text)));
   }
-  for (const TextFile& file : files) {
-    if (std::rename(file.unfinished().c_str(), file.path.c_str()) != 0) fail(file);
-  }
+  for (host::Replacement& replacement : replacements) replacement.commit();
 }
 
 nlohmann::json to_json(const Descent& descent) {

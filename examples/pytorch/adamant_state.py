@@ -20,19 +20,34 @@ def save_state(path, model, optimizer):
 
 
 def load_state(path, model, optimizer):
-    """The other way round, with the learning rates. The optimizer is made as usual before, of the same method."""
+    """The other way round, with the learning rates. The optimizer is made as usual before, of the same method.
+
+    Nothing is changed when the file lacks something (KeyError, or SafetensorError of an array).
+    """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
+        names = {parameter: name for name, parameter in model.named_parameters()}
         states = metadata["adamant.states"].split(", ") if metadata["adamant.states"] else []
-        for name, parameter in model.named_parameters():
-            if metadata["adamant.parameters"] == "true":
-                parameter.data.copy_(file.get_tensor(name).view_as(parameter))
+        values, state_of, rates = {}, {}, []
+        for parameter, name in names.items():
             step = int(metadata[f"adamant.step.{name}"])
-            if step == 0:
-                continue  # PyTorch makes the states with the first step
-            state = optimizer.state[parameter]
-            state["step"] = torch.tensor(float(step))
-            for key in states:
-                state[key] = file.get_tensor(f"{name}.{key}").view_as(parameter).to(parameter.device)
-        for index, group in enumerate(optimizer.param_groups):
-            group["lr"] = float.fromhex(metadata[f"adamant.group.{index}.learning_rate"])
+            if metadata["adamant.parameters"] == "true":
+                values[parameter] = file.get_tensor(name).view_as(parameter)
+            if step > 0:  # PyTorch makes the states with the first step
+                state_of[parameter] = {
+                    key: file.get_tensor(f"{name}.{key}").view_as(parameter).to(parameter.device) for key in states
+                }
+                if not isinstance(optimizer, torch.optim.SGD):  # it keeps no count
+                    state_of[parameter]["step"] = torch.tensor(float(step))
+        for group in optimizer.param_groups:
+            (index,) = {metadata[f"adamant.group_of.{names[parameter]}"] for parameter in group["params"]}
+            rates.append(float.fromhex(metadata[f"adamant.group.{index}.learning_rate"]))
+
+    for parameter, value in values.items():
+        parameter.data.copy_(value)
+    for parameter in names:
+        optimizer.state.pop(parameter, None)
+    for parameter, state in state_of.items():
+        optimizer.state[parameter].update(state)
+    for group, rate in zip(optimizer.param_groups, rates):
+        group["lr"] = rate

@@ -16,9 +16,10 @@ struct SaveOptions {
   bool parameters = true;  ///< the parameters too, so that one file is all that a run needs to go on
 };
 
-/// How far the tensors of a file and those of the Optimizer that loads it may differ.
+/// How far the tensors of a file and those of the Optimizer that loads it may differ. Groups go by their index, and the
+/// options of those that the file has follow the file, whichever tensors are in them.
 struct LoadOptions {
-  bool allow_missing = false;  ///< tensors that the file does not have stay as they are
+  bool allow_missing = false;  ///< tensors that the file does not have keep parameter, state, step count and group
   bool allow_extra = false;    ///< arrays of the file that belong to none of the tensors are not read
 };
 

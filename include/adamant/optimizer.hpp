@@ -42,7 +42,8 @@ struct TensorSpec {
 /// A moved-from Optimizer may only be destroyed or assigned to. One object is used by one thread at a time; different
 /// objects may be used by different threads. A call that throws has changed nothing: no parameter, state, step count or
 /// option. Mistakes of the caller throw `std::invalid_argument`. Calls that take a stream take effect in the order of
-/// that stream; the CPU backend ignores the stream and has finished when the call returns.
+/// that stream; the CPU backend ignores the stream and has finished when the call returns. In a child made by fork() a
+/// prepared Optimizer may be saved and no more: the threads of a parallel step() stay with the parent.
 class ADAMANT_API Optimizer {
  public:
   /// An optimizer whose first group, `GroupId{}`, has the options of `method`.
@@ -138,17 +139,19 @@ class ADAMANT_API Optimizer {
   /// there. A symbolic link at `path` is replaced. Waits for what comes before it in `stream`. Prepares when needed.
   /// \throws NotSaved, after which the former file is as it was
   /// \throws DurabilityUnsure, after which the new file is there
-  /// \throws std::invalid_argument for a tensor name that is not UTF-8, or two arrays that would have the same name in
-  ///   the file
+  /// \throws std::invalid_argument for tensor names that a file cannot have: not UTF-8, `__metadata__`, one that is
+  ///   another's with a state's name behind it ("w" and "w.exp_avg"), or 100 MB of them all together
   void save(const std::filesystem::path& path, SaveOptions what = {}, Stream stream = nullptr);
 
   /// Reads a checkpoint: the other way round, by name, in whatever order the tensors were added. Groups that it has
   /// beyond those there are get added; the options of the others are replaced. Parameters are read when the file has
-  /// them. All of the file is checked before anything is changed; it must not be changed meanwhile.
+  /// them. All of the file is checked before anything is changed. It is mapped and must not be changed meanwhile: one
+  /// that is cut short in place ends the process with SIGBUS (save() never does that to a file, it replaces it).
   ///
   /// A file without adamant's metadata is taken for the state of a PyTorch optimizer: arrays NAME.exp_avg and so on,
-  /// step counts from NAME.step (docs/pytorch.md). Options, groups and freezes then stay as they are.
-  /// \throws NotLoaded with a list of all that differs: method, states, options out of range, tensors missing or extra
+  /// step counts from NAME.step (docs/pytorch.md); a parameter without states is one that has not been stepped.
+  /// Options, groups and freezes then stay as they are. \throws NotLoaded with a list of all that differs: method,
+  /// states, options out of range, tensors missing or extra
   ///   (see LoadOptions), types, shapes, digests
   void load(const std::filesystem::path& path, LoadOptions allowed = {}, Stream stream = nullptr);
 

@@ -4,6 +4,12 @@ configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" -DBUILD_SHARED_LIBS=OFF)
 build("${HERE}")
 expect_same_output("${HERE}/bin/program")
 
+# Code that is put together at link time would no longer be of one SIMD level a file.
+execute_process(COMMAND "${OBJDUMP}" -h "${HERE}/adamant/libadamant.a" OUTPUT_VARIABLE sections RESULT_VARIABLE result)
+if(NOT result EQUAL 0 OR NOT sections MATCHES "\\.text" OR sections MATCHES "\\.gnu\\.lto")
+  message(FATAL_ERROR "the library's objects hold code for the link-time optimiser, or none")
+endif()
+
 run("${CMAKE_COMMAND}" --install "${HERE}" --config "${CONFIG}" --prefix "${HERE}/prefix")
 file(GLOB installed "${HERE}/prefix/*")
 if(installed)
