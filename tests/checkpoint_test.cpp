@@ -554,8 +554,6 @@ TEST_F(Checkpoint, with_any_metadata_and_digests_that_fit_is_refused_or_can_be_g
                        "inside_root",
                        "9223372036854775807",
                        "4611686018427387904",
-                       "6917529027641081856",
-
                        "18446744073709551616"};
   int loaded = 0;
   int refused = 0;
