@@ -9,6 +9,7 @@
 #include <limits>
 #include <stdexcept>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include "adamant/error.hpp"
@@ -133,7 +134,22 @@ std::vector<Entry> list_arrays(const OptimizerView& optimizer, SaveOptions what)
   return arrays;
 }
 
-// Names are the caller's: twice the same, not UTF-8, or the format's own are a mistake that can be said so.
+// "w" with a state exp_avg and a parameter "w.exp_avg" would be two arrays of one name.
+void refuse_collisions(const OptimizerView& optimizer) {
+  std::unordered_set<std::string_view> names;
+  for (const TensorView& tensor : optimizer.tensors) names.insert(tensor.name);
+  for (const TensorView& tensor : optimizer.tensors) {
+    for (const std::string& state : optimizer.state_names) {
+      const std::string name = array_name(tensor.name, state);
+      if (!names.contains(name)) continue;
+      throw std::invalid_argument("adamant: cannot be saved: tensor " + in_quotes(name) +
+                                  " has the name of the state " + in_quotes(state) + " of tensor " +
+                                  in_quotes(tensor.name) + "; allowed: any other name, or to save without parameters");
+    }
+  }
+}
+
+// Names are the caller's: those that are not UTF-8 or the format's own are a mistake that can be said so.
 std::string header_or_refuse(const std::filesystem::path& path, std::span<const Entry> arrays,
                              const Metadata& metadata) {
   try {
@@ -485,6 +501,7 @@ bool is_own(const File& file) {
 
 void save_checkpoint(const std::filesystem::path& path, const OptimizerView& optimizer, SaveOptions what,
                      kernels::Backend& backend, Stream stream) {
+  if (what.parameters) refuse_collisions(optimizer);
   Metadata metadata = describe(optimizer, what);
   const std::vector<Entry> arrays = list_arrays(optimizer, what);
   for (const Entry& array : arrays) metadata.insert_or_assign(key(kDigest, array.name), std::string(kNoDigest));

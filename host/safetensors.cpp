@@ -346,7 +346,8 @@ std::vector<Tensor*> in_data_order(std::deque<Tensor>& tensors, std::uint64_t da
   std::uint64_t covered = 0;
   for (const Tensor* tensor : order) {
     if (tensor->end > data_bytes) {
-      refuse(path, tensor->offsets_text() + ", beyond the data; allowed: at most " + std::to_string(data_bytes));
+      refuse(path, tensor->offsets_text() + ", beyond the data; allowed: at most " + std::to_string(data_bytes) +
+                       " (was the file cut short?)");
     }
     if (tensor->begin != covered) {
       refuse(path, tensor->offsets_text() +
@@ -474,8 +475,8 @@ std::string header_text(const std::filesystem::path& path, std::span<const Entry
 
 void check_header_length(std::uint64_t header_bytes, const std::filesystem::path& path) {
   if (header_bytes == 0 || header_bytes > kMaxHeaderBytes) {
-    refuse(path,
-           "header length is " + std::to_string(header_bytes) + "; allowed: 1 to " + std::to_string(kMaxHeaderBytes));
+    refuse(path, "header length is " + std::to_string(header_bytes) + "; allowed: 1 to " +
+                     std::to_string(kMaxHeaderBytes) + " (is it a safetensors file?)");
   }
 }
 

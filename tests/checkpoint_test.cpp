@@ -693,7 +693,7 @@ TEST_F(Checkpoint, refuses_names_that_would_be_the_same_in_the_file_or_are_not_t
       EXPECT_NE(std::string(error.what()).find(why), std::string::npos) << error.what();
     }
   };
-  refused("tensor 'w.momentum_buffer' is there twice");
+  refused("tensor \"w.momentum_buffer\" has the name of the state \"momentum_buffer\" of tensor \"w\"");
   EXPECT_NO_THROW(optimizer.save(folder / "states", {.parameters = false}));
   optimizer.remove(clash);
   const TensorId garbled = optimizer.add({.name = "\xff", .parameter = two, .gradient = gradient});

@@ -442,8 +442,8 @@ TEST_F(DescendCommand, RefusesAFolderThatCannotBeWrittenBeforeItPrintsAnything) 
   std::ofstream(file("file")) << "older";
   fs::create_directories(file("taken/descend.svg"));
   expect_refused({"--out", ""}, {"--out", "empty"});
-  expect_refused({"--out", file("missing")}, {"--out", file("missing"), "no such folder"});
-  expect_refused({"--out", file("file")}, {"--out", file("file"), "is no folder"});
+  expect_refused({"--out", file("missing/deep")}, {"--out", file("missing/deep"), "No such file or directory"});
+  expect_refused({"--out", file("file")}, {"--out", file("file"), "a folder"});
   expect_refused({"--out", file("taken")}, {"--out", file("taken/descend.svg"), "is a folder"});
   expect_refused({"--out", "/proc"}, {"/proc"});
   expect_refused({"--json-file", file("missing/json")}, {"--json-file", "no folder"});

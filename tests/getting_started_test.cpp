@@ -192,7 +192,7 @@ TEST(GettingStarted, has_cmake_in_the_readme_that_configures) {
     ++count;
     const Folder folder;
     std::string code = block.code;
-    const std::string source = "GIT_REPOSITORY <where this is> GIT_TAG <a commit>";
+    const std::string source = "GIT_REPOSITORY URL_OF_ADAMANT GIT_TAG COMMIT";
     if (const std::size_t found = code.find(source); found != std::string::npos) {
       code.replace(found, source.size(), "SOURCE_DIR " ADAMANT_SOURCE_DIR);
     }

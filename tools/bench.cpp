@@ -39,6 +39,9 @@ nlohmann::json to_json(std::string_view method, const bench::Throughput& result)
           {"fraction_of_ceiling", result.fraction_of_ceiling()}};
 }
 
+// A spread that no quiet machine has.
+constexpr double kBusy = 0.5;
+
 bool run(const BenchOptions& options) {
   check_output("--json-file", options.json_file);
   options.check_machine();
@@ -66,6 +69,7 @@ bool run(const BenchOptions& options) {
   Progress progress("bench");
   const auto total = static_cast<double>(methods.size() * options.sizes.size());
   double done = 0;
+  double widest_spread = 0;
   for (const Method& method : methods) {
     for (const std::int64_t count : options.sizes) {
       const bench::Request request{.method = method,
@@ -84,6 +88,7 @@ bool run(const BenchOptions& options) {
       const bench::Throughput result =
           bench::measure(request, [&](double fraction) { progress.at((done + fraction) / total, label); });
       ++done;
+      widest_spread = std::max(widest_spread, result.update.spread());
       report["results"].push_back(to_json(name(method), result));
       if (!options.json) {
         progress.clear();
@@ -100,6 +105,11 @@ bool run(const BenchOptions& options) {
   }
   if (report["results"].empty()) {
     throw std::runtime_error("adamant: bench: nothing was measured, there is no memory for any of the sizes");
+  }
+  if (!options.json && widest_spread > kBusy) {
+    fmt::print(
+        "\nThe runs of a row differ by up to {:.0f}%: the machine was busy with something else. Measure again.\n",
+        100 * widest_spread);
   }
   options.emit(report);
   return true;

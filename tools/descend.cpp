@@ -129,11 +129,13 @@ bool run(const DescendOptions& options) {
   }
   const std::string csv_path = options.out.empty() ? "" : (fs::path(options.out) / "descend.csv").string();
   const std::string svg_path = options.out.empty() ? "" : (fs::path(options.out) / "descend.svg").string();
-  std::error_code ignored;
-  if (!options.out.empty() && !fs::is_directory(options.out, ignored)) {
-    throw std::invalid_argument(
-        fmt::format("adamant: --out {}: {}; allowed: a folder", options.out,
-                    fs::exists(options.out, ignored) ? "is no folder" : "there is no such folder"));
+  std::error_code why;
+  if (!options.out.empty()) {
+    fs::create_directory(options.out, why);  // where there is one it stays
+    if (!fs::is_directory(options.out)) {
+      throw std::invalid_argument(fmt::format("adamant: --out {}: {}; allowed: a folder, or the name of one to make",
+                                              options.out, why ? why.message() : "is no folder"));
+    }
   }
   check_output("--out", csv_path);
   check_output("--out", svg_path);
