@@ -44,8 +44,7 @@ constexpr std::string_view kHeaderDigest = "adamant.header.xxh3";
 constexpr std::string_view kThisFormat = "1";
 
 constexpr std::string_view kNoDigest = "0000000000000000";
-// What set_step_count() takes, and what a run that goes on from there may have come to.
-constexpr std::int64_t kMostStepsSet = std::int64_t{1} << 62;
+// What a run that goes on from there may have come to.
 constexpr std::int64_t kMostSteps = kMostStepsSet + (std::int64_t{1} << 61);
 // Large enough that system calls cost nothing, small enough to be hashed and written from the cache.
 constexpr std::int64_t kPieceBytes = 1 << 20;
@@ -208,6 +207,7 @@ class Reader {
     check_method();
     differences_.refuse_if_any(file_.path());  // nothing below would fit either
     read_groups();
+    has_parameters_ = truth(std::string(kParameters)).value_or(false);
     for (std::size_t i = 0; i < optimizer_.tensors.size(); ++i) read_tensor(i);
     find_extra_tensors();
     find_extra_arrays();
@@ -329,7 +329,7 @@ class Reader {
       loaded.group = static_cast<std::int32_t>(number(key(kGroupOf, tensor.name), last_group).value_or(0));
     }
     loaded.frozen = truth(key(kFrozen, tensor.name)).value_or(false);
-    if (truth(std::string(kParameters)).value_or(false)) {
+    if (has_parameters_) {
       loaded.parameter = array(std::string(tensor.name), tensor.parameter_type, tensor);
     }
     for (std::size_t slot = 0; slot < optimizer_.state_names.size(); ++slot) {
@@ -480,6 +480,7 @@ class Reader {
   const OptimizerView& optimizer_;
   const LoadOptions allowed_;
   std::unordered_map<std::string_view, std::size_t> index_;  // of the optimizer's tensors
+  bool has_parameters_ = false;                              // of a file of save()
   std::vector<const Entry*> used_;
   Differences differences_;
 };

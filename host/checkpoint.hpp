@@ -20,6 +20,10 @@
 
 namespace adamant::host {
 
+// The most steps that set_step_count() takes or a file of PyTorch's may say: far enough from the end of int64 that no
+// run counts past it.
+inline constexpr std::int64_t kMostStepsSet = std::int64_t{1} << 62;
+
 // A tensor of an Optimizer as a checkpoint sees it. Nothing is owned.
 struct TensorView {
   std::string_view name;

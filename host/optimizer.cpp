@@ -35,12 +35,7 @@ constexpr std::uintptr_t page_offset(int slot) { return (512 + 1024 * static_cas
 // More than any machine has; OpenMP runtimes crash where they cannot start what they are asked for.
 constexpr int kMostThreads = 4096;
 
-// Far enough from the end of int64 that no run counts past it.
-constexpr std::int64_t kMostSteps = std::int64_t{1} << 62;
-
 constexpr std::int64_t kDefaultTile = 16 * kChunk;
-
-constexpr std::size_t kMostDimensions = 64;  // as safetensors has it
 
 constexpr std::int64_t aligned_bytes(std::int64_t bytes) {
   return (bytes + kStateAlignment - 1) / kStateAlignment * kStateAlignment;
@@ -108,8 +103,8 @@ void check_gradient(std::string_view tensor, const Array& parameter, const Const
 void check_shape(std::string_view tensor, const std::vector<std::int64_t>& shape, std::int64_t count) {
   if (shape.empty()) return;
   const auto where = [&] { return of_tensor(tensor) + "shape: "; };
-  if (shape.size() > kMostDimensions) {
-    refuse(where() + to_text(shape.size()) + " dimensions; allowed: at most " + to_text(kMostDimensions));
+  if (shape.size() > safetensors::kMaxDimensions) {
+    refuse(where() + to_text(shape.size()) + " dimensions; allowed: at most " + to_text(safetensors::kMaxDimensions));
   }
   for (const std::int64_t size : shape) {
     if (size < 0) refuse(where() + "a dimension is " + to_text(size) + "; allowed: 0 or more");
@@ -536,7 +531,7 @@ std::int64_t Optimizer::step_count(TensorId tensor) const {
 
 void Optimizer::set_step_count(TensorId tensor, std::int64_t count) {
   const Record& record = impl_->record(tensor);
-  if (count < 0 || count > kMostSteps) {
+  if (count < 0 || count > host::kMostStepsSet) {
     refuse(of_tensor(record.spec.name) + "step count " + to_text(count) + "; allowed: 0 to 2^62");
   }
   impl_->backend->set_step_count(static_cast<std::int64_t>(tensor), count);

@@ -36,7 +36,6 @@ using Json = adamant_json::json;
 
 constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the limit of the format's own library
-constexpr std::size_t kMaxDimensions = 64;
 constexpr std::uint64_t kMaxInteger = std::numeric_limits<std::int64_t>::max();
 constexpr std::size_t kDataAlignment = 64;  // a cache line, and the widest vector register
 constexpr std::string_view kMetadataKey = "__metadata__";

@@ -21,6 +21,9 @@ namespace adamant::safetensors {
 
 static_assert(std::endian::native == std::endian::little, "safetensors data is little-endian");
 
+/// The most dimensions that a tensor may have here; the format says nothing.
+inline constexpr std::size_t kMaxDimensions = 64;
+
 /// The element types a file may name, spelled as in the file. The format's types of less than a
 /// byte (F4, F6_E2M3, F6_E3M2) are not known here and are refused.
 enum class Type {

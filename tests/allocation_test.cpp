@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/folder.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
 
@@ -302,14 +303,6 @@ std::vector<Call> calls() {
 
 class AllocationFailures {
  protected:
-  AllocationFailures() {
-    // In memory where there is such a place: thousands of saves are synced.
-    std::string name = (fs::is_directory("/dev/shm") ? "/dev/shm" : testing::TempDir()) + "/adamant-allocation-XXXXXX";
-    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("no folder " + name);
-    folder = name;
-  }
-  ~AllocationFailures() { fs::remove_all(folder); }
-
   // Makes the call with the nth allocation failing; whether it failed, and with what.
   enum class Ended { well, with_bad_alloc, otherwise };
   static Ended with_failure(std::int64_t nth, const std::function<void()>& call) {
@@ -326,7 +319,8 @@ class AllocationFailures {
     return ended;
   }
 
-  fs::path folder;
+  const Folder own_folder{in_memory_where_possible()};
+  const fs::path folder = own_folder.path();
 };
 
 class FailingAllocation : public AllocationFailures, public testing::TestWithParam<Call> {};

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "host/safetensors.hpp"
+#include "tests/folder.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
 #include "tests/seal.hpp"
@@ -30,32 +31,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Strings = std::vector<std::string>;
-
-// A folder of its own for each test.
-class Folder {
- public:
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "adamant-checkpoint-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw std::system_error(errno, std::generic_category(), name);
-    path_ = name;
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  fs::path operator/(const std::string& name) const { return path_ / name; }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
-std::string read_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
 
 void write_file(const fs::path& path, const std::string& bytes) {
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
@@ -283,7 +258,7 @@ TEST_F(Checkpoint, is_plain_safetensors_with_states_under_the_names_of_pytorch_a
 
 TEST_F(Checkpoint, of_the_same_run_is_the_same_bytes) {
   run.optimizer.save(folder / "again");
-  EXPECT_EQ(read_file(folder / "again"), read_file(path));
+  EXPECT_EQ(contents(folder / "again"), contents(path));
 }
 
 TEST_F(Checkpoint, without_parameters_leaves_them_alone) {
@@ -373,7 +348,7 @@ TEST_F(Checkpoint, with_any_byte_flipped_is_refused_and_the_tensor_named) {
   small.add({.name = "empty", .parameter = std::span<float>(), .gradient = std::span<float>()});
   small.step();
   small.save(path);
-  const std::string whole = read_file(path);
+  const std::string whole = contents(path);
   const std::size_t header = safetensors::File::open(path).header().size();
   ASSERT_EQ(whole.size(), header + 6 * sizeof(float));
   const std::vector<float> before = parameter;
@@ -400,7 +375,7 @@ TEST_F(Checkpoint, with_any_byte_flipped_is_refused_and_the_tensor_named) {
 }
 
 TEST_F(Checkpoint, cut_short_or_with_something_behind_it_is_refused) {
-  const std::string whole = read_file(path);
+  const std::string whole = contents(path);
   for (std::size_t size = 0; size < whole.size(); size += 1 + size / 50) {
     write_file(path, whole.substr(0, size));
     expect_not_loaded(run, path, {});
@@ -654,7 +629,7 @@ TEST_F(Checkpoint, is_not_saved_over_a_folder_or_a_device_or_into_a_folder_that_
 }
 
 TEST_F(Checkpoint, is_not_saved_into_a_folder_that_may_not_be_written) {
-  const std::string before = read_file(path);
+  const std::string before = contents(path);
   fs::permissions(folder.path(),
                   fs::perms::owner_read | fs::perms::owner_exec | fs::perms::others_read | fs::perms::others_exec);
   const pid_t child = ::fork();  // root may write anywhere, so the test is done by somebody else
@@ -672,7 +647,7 @@ TEST_F(Checkpoint, is_not_saved_into_a_folder_that_may_not_be_written) {
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << WEXITSTATUS(status);
   fs::permissions(folder.path(), fs::perms::owner_all);
-  EXPECT_EQ(read_file(path), before);
+  EXPECT_EQ(contents(path), before);
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1);
 }
 
@@ -683,7 +658,7 @@ TEST_F(Checkpoint, refuses_names_that_would_be_the_same_in_the_file_or_are_not_t
   std::vector<float> gradient(2);
   optimizer.add({.name = "w", .parameter = one, .gradient = gradient});
   const TensorId clash = optimizer.add({.name = "w.momentum_buffer", .parameter = two, .gradient = gradient});
-  const std::string before = read_file(path);
+  const std::string before = contents(path);
   const auto refused = [&](const std::string& why) {
     try {
       optimizer.save(path);
@@ -701,7 +676,7 @@ TEST_F(Checkpoint, refuses_names_that_would_be_the_same_in_the_file_or_are_not_t
   optimizer.remove(garbled);
   optimizer.add({.name = "__metadata__", .parameter = two, .gradient = gradient});
   refused("'__metadata__'");
-  EXPECT_EQ(read_file(path), before);
+  EXPECT_EQ(contents(path), before);
 }
 
 TEST_F(Checkpoint, of_names_with_dots_quotes_and_other_alphabets_finds_them_again) {

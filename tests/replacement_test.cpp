@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "adamant/adamant.hpp"
+#include "tests/folder.hpp"
 
 namespace {
 
@@ -113,34 +114,21 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string read_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
 // A checkpoint on disk and a newer state to be saved over it.
 class Replacing : public testing::Test {
  protected:
   Replacing() {
-    std::string name = (fs::temp_directory_path() / "adamant-replacement-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw std::system_error(errno, std::generic_category(), name);
-    folder = name;
-    path = folder / "run.safetensors";
     optimizer.add({.name = "w", .parameter = parameter, .gradient = gradient});
     optimizer.add({.name = "b", .parameter = bias, .gradient = bias_gradient});
     optimizer.step();
     optimizer.save(path);
-    former = read_file(path);
+    former = contents(path);
     optimizer.step();
     optimizer.save(folder / "newer");
-    newer = read_file(folder / "newer");
+    newer = contents(folder / "newer");
     fs::remove(folder / "newer");
   }
-  ~Replacing() override {
-    fault = nullptr;
-    std::error_code ignored;
-    fs::remove_all(folder, ignored);
-  }
+  ~Replacing() override { fault = nullptr; }
 
   // Saves with this fault in force.
   void save_with(const std::function<Happens(const Call&)>& happens) {
@@ -164,15 +152,16 @@ class Replacing : public testing::Test {
   std::vector<double> bias = std::vector<double>(7, 2.0);
   std::vector<double> bias_gradient = std::vector<double>(7, -0.5);
   Optimizer optimizer{Momentum{}};
-  fs::path folder;
-  fs::path path;
+  const Folder own_folder;
+  const fs::path folder = own_folder.path();
+  const fs::path path = folder / "run.safetensors";
   std::string former;
   std::string newer;
 };
 
 TEST_F(Replacing, syncs_the_file_before_it_is_renamed_and_the_folder_after) {
   save_with([](const Call&) { return Happens::nothing; });
-  EXPECT_EQ(read_file(path), newer);
+  EXPECT_EQ(contents(path), newer);
   ASSERT_GE(names.size(), 9U);
   EXPECT_EQ(std::vector<std::string>(names.end() - 7, names.end()),
             (std::vector<std::string>{"pwrite", "fsync", "close", "rename", "open", "fsync", "close"}));
@@ -201,7 +190,7 @@ TEST_F(Replacing, killed_at_any_call_leaves_the_former_file_or_the_new_one_whole
       ASSERT_EQ(::waitpid(child, &status, 0), child);
       finished = WIFEXITED(status);
       EXPECT_TRUE(finished || WTERMSIG(status) == SIGKILL);
-      const std::string there = read_file(path);
+      const std::string there = contents(path);
       EXPECT_TRUE(there == former || there == newer) << "killed at call " << at << ": " << there.size() << " bytes";
       seen.insert(there == former ? "former" : there == newer ? "newer" : "torn");
       EXPECT_NO_THROW(other.load(path)) << "killed at call " << at;
@@ -225,19 +214,19 @@ TEST_F(Replacing, with_any_call_failing_says_whether_it_was_saved_and_leaves_no_
           if (call.number == at) name = call.name;
           return call.number == at ? Happens::failure : Happens::nothing;
         });
-        EXPECT_EQ(read_file(path), newer);
+        EXPECT_EQ(contents(path), newer);
         // Only permissions that are taken over and the closing of the folder, after all is done, may fail unsaid.
         EXPECT_TRUE(!hit || name == "fchmod" || name == "close") << name;
         if (!hit) break;
       } catch (const NotSaved& error) {
         ++not_saved;
-        EXPECT_EQ(read_file(path), former) << name;
+        EXPECT_EQ(contents(path), former) << name;
         EXPECT_EQ(error.code().value(), code);
         EXPECT_NE(std::string(error.what()).find(path.string() + "' was not saved: cannot "), std::string::npos)
             << error.what();
       } catch (const DurabilityUnsure& error) {
         ++unsure;
-        EXPECT_EQ(read_file(path), newer) << name;
+        EXPECT_EQ(contents(path), newer) << name;
         EXPECT_EQ(error.code().value(), code);
         EXPECT_NE(std::string(error.what()).find("was saved, but"), std::string::npos) << error.what();
       }
@@ -269,20 +258,20 @@ TEST_F(Replacing, goes_on_after_interrupted_calls) {
     interrupted = !interrupted;  // every other time
     return interrupted ? Happens::interruption : Happens::nothing;
   });
-  EXPECT_EQ(read_file(path), newer);
+  EXPECT_EQ(contents(path), newer);
   EXPECT_EQ(files(), 1);
 }
 
 TEST_F(Replacing, goes_on_after_short_writes) {
   save_with([&](const Call&) { return Happens::half; });
-  EXPECT_EQ(read_file(path), newer);
+  EXPECT_EQ(contents(path), newer);
   EXPECT_GT(calls, 100);
 }
 
 TEST_F(Replacing, takes_a_write_of_nothing_for_a_full_disk_and_does_not_try_for_ever) {
   EXPECT_THROW(save_with([](const Call& call) { return call.name == "write" ? Happens::empty : Happens::nothing; }),
                NotSaved);
-  EXPECT_EQ(read_file(path), former);
+  EXPECT_EQ(contents(path), former);
   EXPECT_EQ(files(), 1);
 }
 
@@ -291,7 +280,7 @@ TEST_F(Replacing, is_not_disturbed_by_what_a_killed_process_of_the_same_number_l
     std::ofstream(folder / (".adamant-" + std::to_string(::getpid()) + "-" + std::to_string(i) + ".tmp")) << "left";
   }
   optimizer.save(path);
-  EXPECT_EQ(read_file(path), newer);
+  EXPECT_EQ(contents(path), newer);
   EXPECT_EQ(files(), 2001);
 }
 

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/folder.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
 
@@ -19,23 +20,6 @@ namespace {
 // Enough elements for a step to wake its threads.
 constexpr std::int64_t kCount = 10 * kChunk + 37;
 constexpr int kThreads = 3;
-
-class Folder {
- public:
-  Folder() {
-    std::string name = testing::TempDir() + "/adamant-threads-XXXXXX";
-    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("no folder " + name);
-    path = name;
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-
-  std::filesystem::path path;
-};
 
 // Two tensors in two groups and what an Optimizer has made of them.
 class Training {
@@ -99,7 +83,7 @@ void in_two_threads(const std::function<void(std::size_t)>& body) {
 
 TEST(Threads, two_optimizers_in_two_threads_get_the_bits_of_one_after_the_other) {
   const Folder folder;
-  const auto file = [&](std::size_t i) { return folder.path / ("checkpoint" + std::to_string(i)); };
+  const auto file = [&](std::size_t i) { return folder / ("checkpoint" + std::to_string(i)); };
   const std::vector<Case> rules = one_case_per_rule();
   for (std::size_t r = 0; r < rules.size(); ++r) {
     const std::array<const Case*, 2> chosen{&rules[r], &rules[(r + 1) % rules.size()]};
@@ -112,7 +96,7 @@ TEST(Threads, two_optimizers_in_two_threads_get_the_bits_of_one_after_the_other)
 
 TEST(Threads, two_optimizers_that_save_to_one_path_leave_the_checkpoint_of_either) {
   const Folder folder;
-  const std::filesystem::path file = folder.path / "checkpoint";
+  const std::filesystem::path file = folder / "checkpoint";
   const Case adam{"adam", "adam", {}};
   std::array<std::vector<double>, 2> expected;
   in_two_threads([&](std::size_t i) {
@@ -129,7 +113,7 @@ TEST(Threads, two_optimizers_that_save_to_one_path_leave_the_checkpoint_of_eithe
   optimizer.load(file);
   const std::vector<double> loaded = run.everything(optimizer);
   EXPECT_TRUE(same_bits(loaded, expected[0]) || same_bits(loaded, expected[1]));
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path), {}), 1) << "a temporary file was left";
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1) << "a temporary file was left";
 }
 
 // Reading what belongs to the whole library: names, options, instruction sets.
