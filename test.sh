@@ -29,7 +29,7 @@ fi
 echo "== Building ($preset): about four minutes on two cores"
 mkdir -p build
 cmake --preset "$preset" > build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
-grep 'adamant: device code' build/configure.log || true
+grep -o 'adamant: .*CUDA backend.*' build/configure.log || true
 build "$preset"
 
 if $full; then

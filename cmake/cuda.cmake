@@ -1,18 +1,58 @@
-# Decides whether device code is built. This version has no CUDA backend yet; with a CUDA compiler the tests prove that
-# the rules and their scalars, compiled for a device, give the host's bits.
+# Decides whether the library gets its CUDA backend, and makes the objects of it.
 set(ADAMANT_HAVE_CUDA OFF)
-# Only the tests have device code so far, so a project around this one needs no working CUDA compiler for it.
-if(ADAMANT_CUDA STREQUAL "ON" OR (ADAMANT_CUDA STREQUAL "AUTO" AND ADAMANT_TESTS))
+if(NOT ADAMANT_CUDA STREQUAL "OFF")
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
-    set(ADAMANT_CUDA_ARCHITECTURES 90 CACHE STRING "CUDA architectures, as CMAKE_CUDA_ARCHITECTURES has them")
+    set(ADAMANT_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120 CACHE STRING
+      "CUDA architectures, as CMAKE_CUDA_ARCHITECTURES has them; native for those of this machine")
     set(CMAKE_CUDA_ARCHITECTURES ${ADAMANT_CUDA_ARCHITECTURES})
     enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
     set(ADAMANT_HAVE_CUDA ON)
   elseif(ADAMANT_CUDA STREQUAL "ON")
     message(FATAL_ERROR "ADAMANT_CUDA is ON but no CUDA compiler was found: install the CUDA toolkit, set CUDACXX to its "
                         "nvcc, or configure with -DADAMANT_CUDA=OFF")
   endif()
 endif()
-message(STATUS "adamant: device code ${ADAMANT_HAVE_CUDA} (ADAMANT_CUDA=${ADAMANT_CUDA})")
+if(ADAMANT_HAVE_CUDA)
+  message(STATUS "adamant: CUDA backend for ${ADAMANT_CUDA_ARCHITECTURES}, CUDA ${CMAKE_CUDA_COMPILER_VERSION}")
+else()
+  message(STATUS "adamant: no CUDA backend (ADAMANT_CUDA=${ADAMANT_CUDA})")
+endif()
+
+# The flags that device code gets: those that promise P1 rests on. CMake 3.25 does not know C++20 for nvcc.
+set(ADAMANT_CUDA_OPTIONS -std=c++20 -fmad=false -ftz=false -prec-div=true -prec-sqrt=true --expt-relaxed-constexpr
+  "SHELL:-Xcompiler -Wall,-Wextra,-fno-fast-math,-ffp-contract=off")
+
+function(adamant_device_code target)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:${ADAMANT_CUDA_OPTIONS}>
+    $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${ADAMANT_WERROR}>>:-Werror=all-warnings>)
+endfunction()
+
+if(ADAMANT_HAVE_CUDA)
+  # Objects and not a library: whoever links adamant links with the C++ compiler and needs no CUDA language.
+  add_library(adamant_cuda OBJECT kernels/cuda_backend.cpp kernels/cuda_error.cpp kernels/launch.cu)
+  target_compile_features(adamant_cuda PRIVATE cxx_std_20)
+  target_include_directories(adamant_cuda
+    PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/include)
+  target_include_directories(adamant_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+  set_target_properties(adamant_cuda PROPERTIES
+    CXX_VISIBILITY_PRESET hidden
+    CUDA_VISIBILITY_PRESET hidden
+    VISIBILITY_INLINES_HIDDEN ON
+    POSITION_INDEPENDENT_CODE ON
+    UNITY_BUILD OFF
+    CXX_EXTENSIONS OFF
+    CUDA_SEPARABLE_COMPILATION OFF)
+  adamant_warnings(adamant_cuda)
+  adamant_numerics(adamant_cuda)
+  adamant_device_code(adamant_cuda)
+  target_compile_options(adamant_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fno-lto>)
+  # The static runtime, so that the library needs no CUDA installed; a project may ask for the shared one as CMake has it.
+  if(CMAKE_CUDA_RUNTIME_LIBRARY STREQUAL "Shared")
+    set(ADAMANT_CUDA_RUNTIME CUDA::cudart)
+  else()
+    set(ADAMANT_CUDA_RUNTIME CUDA::cudart_static)
+  endif()
+endif()

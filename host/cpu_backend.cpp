@@ -10,6 +10,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <span>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "host/floating_point.hpp"
@@ -36,12 +39,14 @@ constexpr std::int64_t kClearPiece = std::int64_t{1} << 20;
 
 class CpuBackend final : public kernels::Backend {
  public:
-  CpuBackend(int rule, UpdateTable updates, int threads) : rule_(rule), updates_(updates), threads_(threads) {}
+  CpuBackend(int rule, UpdateTable updates, int threads, const Allocator& allocator)
+      : rule_(rule), updates_(updates), threads_(threads), allocator_(allocator) {}
 
   std::shared_ptr<std::byte> allocate(std::int64_t bytes) override {
     const auto size = static_cast<std::size_t>(std::max<std::int64_t>(bytes, 1));
     const std::size_t alignment = size >= kHugePage ? kHugePage : kAlignment;
     const std::size_t rounded = (size + alignment - 1) / alignment * alignment;
+    if (allocator_.allocate != nullptr) return allocate_from_user(size);
     auto* memory = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
     if (memory == nullptr) throw std::bad_alloc();
     std::shared_ptr<std::byte> owner(memory, [](std::byte* p) { std::free(p); });
@@ -81,18 +86,24 @@ class CpuBackend final : public kernels::Backend {
     scalars_of_row_ = std::move(shared);
   }
 
-  void set_gradient(std::int64_t row, const void* gradient, Stream /*stream*/) override {
+  std::string why_unusable(const void* /*data*/, std::int64_t /*bytes*/) const override { return {}; }
+  void check_not_capturing(Stream /*stream*/, const char* /*what*/) const override {}
+
+  void set_gradient(std::int64_t row, const void* gradient) override {
     plan_.rows[static_cast<std::size_t>(row)].gradient = gradient;
   }
+  void refresh(Stream /*stream*/) override {}
 
   void set_options(std::int32_t group, const Method& options, Stream /*stream*/) override {
     options_[static_cast<std::size_t>(group)] = options;
   }
 
-  void set_step_count(std::int64_t slot, std::int64_t count) override {
+  void set_step_count(std::int64_t slot, std::int64_t count, Stream /*stream*/) override {
     step_counts_[static_cast<std::size_t>(slot)] = count;
   }
-  std::int64_t step_count(std::int64_t slot) const override { return step_counts_[static_cast<std::size_t>(slot)]; }
+  void read_step_counts(std::int64_t first, std::span<std::int64_t> counts, Stream /*stream*/) const override {
+    std::copy_n(step_counts_.begin() + first, counts.size(), counts.begin());
+  }
 
   void step(Stream /*stream*/) override {
     const FloatingPointGuard guard;
@@ -107,7 +118,7 @@ class CpuBackend final : public kernels::Backend {
   }
 
   std::span<const std::byte> read(const void* data, std::int64_t bytes, std::vector<std::byte>& /*staging*/,
-                                  Stream /*stream*/) override {
+                                  Stream /*stream*/) const override {
     return {static_cast<const std::byte*>(data), static_cast<std::size_t>(bytes)};
   }
 
@@ -116,6 +127,18 @@ class CpuBackend final : public kernels::Backend {
   }
 
  private:
+  std::shared_ptr<std::byte> allocate_from_user(std::size_t size) {
+    auto* memory = static_cast<std::byte*>(allocator_.allocate(size, nullptr, allocator_.user));
+    if (memory == nullptr) throw std::bad_alloc();
+    std::shared_ptr<std::byte> owner(
+        memory, [from = allocator_, size](std::byte* p) { from.release(p, size, nullptr, from.user); });
+    if (reinterpret_cast<std::uintptr_t>(memory) % kAlignment != 0) {
+      throw std::invalid_argument("adamant: allocator: the memory it returned is not aligned to 256 bytes");
+    }
+    zero(memory, static_cast<std::int64_t>(size), nullptr);
+    return owner;
+  }
+
   // Tensors that follow the same options and have taken as many steps share their scalars: usually all of a group do.
   void compute_scalars() {
     std::fill(latest_row_.begin(), latest_row_.end(), -1);
@@ -178,6 +201,7 @@ class CpuBackend final : public kernels::Backend {
   const int rule_;
   const UpdateTable updates_;
   const int threads_;
+  const Allocator allocator_;
   StepPlan plan_;
   std::vector<std::int64_t> work_before_;     // by tile, and one more: elements of the tiles before it, with kTileCost
   std::int64_t elements_ = 0;                 // of all tensors of the plan
@@ -195,8 +219,9 @@ int default_threads() {
   return omp_get_max_threads();
 }
 
-std::unique_ptr<kernels::Backend> make_cpu_backend(int rule, UpdateTable updates, int threads) {
-  return std::make_unique<CpuBackend>(rule, updates, threads);
+std::unique_ptr<kernels::Backend> make_cpu_backend(int rule, UpdateTable updates, int threads,
+                                                   const Allocator& allocator) {
+  return std::make_unique<CpuBackend>(rule, updates, threads, allocator);
 }
 
 }  // namespace adamant::host

@@ -13,6 +13,7 @@ namespace adamant::host {
 int default_threads();
 
 // A backend for the rule of that index, with loops of one SIMD level and that many threads.
-std::unique_ptr<kernels::Backend> make_cpu_backend(int rule, UpdateTable updates, int threads);
+std::unique_ptr<kernels::Backend> make_cpu_backend(int rule, UpdateTable updates, int threads,
+                                                   const Allocator& allocator = {});
 
 }  // namespace adamant::host

@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <span>
 #include <stdexcept>
 #include <utility>
 
@@ -16,6 +17,7 @@
 #include "host/method.hpp"
 #include "host/plan.hpp"
 #include "host/text.hpp"
+#include "kernels/tuning.hpp"
 
 namespace adamant {
 namespace {
@@ -35,7 +37,8 @@ constexpr std::uintptr_t page_offset(int slot) { return (512 + 1024 * static_cas
 // More than any machine has; OpenMP runtimes crash where they cannot start what they are asked for.
 constexpr int kMostThreads = 4096;
 
-constexpr std::int64_t kDefaultTile = 16 * kChunk;
+constexpr std::int64_t kLargestTile = std::int64_t{1} << 30;  // indices inside a tile are 32 bits wide
+constexpr std::int64_t kDefaultTile = 16 * kChunk;  // of the CPU backend; kernels/tuning.hpp has the device's
 
 constexpr std::int64_t aligned_bytes(std::int64_t bytes) {
   return (bytes + kStateAlignment - 1) / kStateAlignment * kStateAlignment;
@@ -147,6 +150,53 @@ struct Record {
   void* state[kernels::kMaxSlots] = {};
 };
 
+// For putting things back after a failure, where a second one can only be passed over.
+template <typename Action>
+void without_failing(const Action& action) {
+  try {
+    action();
+  } catch (...) {  // NOLINT(bugprone-empty-catch)
+  }
+}
+
+// Writes to device memory that can be undone. On the CPU nothing can fail, and nothing is kept.
+class Overwritten {
+ public:
+  Overwritten(kernels::Backend& backend, Device device, Stream stream)
+      : backend_(backend), keep_(device.kind != Device::Kind::cpu), stream_(stream) {}
+
+  void write(void* data, std::span<const std::byte> bytes) {
+    keep(data, static_cast<std::int64_t>(bytes.size()));
+    backend_.write(data, bytes, stream_);
+  }
+  void zero(void* data, std::int64_t bytes) {
+    keep(data, bytes);
+    backend_.zero(data, bytes, stream_);
+  }
+  void put_back() {
+    for (const Part& part : parts_) {
+      without_failing([&] { backend_.write(part.data, part.bytes, stream_); });
+    }
+  }
+
+ private:
+  struct Part {
+    void* data;
+    std::vector<std::byte> bytes;
+  };
+  void keep(void* data, std::int64_t bytes) {
+    if (!keep_) return;
+    Part part{data, {}};
+    backend_.read(data, bytes, part.bytes, stream_);
+    parts_.push_back(std::move(part));
+  }
+
+  kernels::Backend& backend_;
+  const bool keep_;
+  const Stream stream_;
+  std::vector<Part> parts_;
+};
+
 }  // namespace
 
 // Ids of tensors count up from 0 in the order they are added and are also the slots of their step counts.
@@ -242,9 +292,11 @@ struct Optimizer::Impl {
   }
 
   // What a checkpoint has to know.
-  host::OptimizerView view() const {
+  host::OptimizerView view(Stream stream) const {
     host::OptimizerView all{.rule = rule, .groups = groups, .state_names = state_names, .tensors = {}};
     all.tensors.reserve(tensors.size());
+    std::vector<std::int64_t> step_counts(static_cast<std::size_t>(next_id));
+    backend->read_step_counts(0, step_counts, stream);
     for (const auto& [id, tensor] : tensors) {
       host::TensorView& seen = all.tensors.emplace_back();
       seen.name = tensor.spec.name;
@@ -254,7 +306,7 @@ struct Optimizer::Impl {
       seen.state_type = host::state_type(tensor.storage);
       seen.parameter = tensor.spec.parameter.data();
       std::copy(std::begin(tensor.state), std::end(tensor.state), std::begin(seen.state));
-      seen.step_count = backend->step_count(id);
+      seen.step_count = step_counts[static_cast<std::size_t>(id)];
       seen.group = static_cast<std::int32_t>(tensor.spec.group);
       seen.frozen = tensor.frozen;
     }
@@ -274,6 +326,26 @@ struct Optimizer::Impl {
   std::byte* place_slot(const Record& tensor, int slot, std::byte* room) const {
     if (slot_bytes(tensor) < kStaggeredFrom) return room;
     return room + (page_offset(slot) - reinterpret_cast<std::uintptr_t>(room)) % kPage;
+  }
+
+  void check_memory(std::string_view tensor, std::string_view field, const ConstArray& array) const {
+    const std::string why = backend->why_unusable(array.data(), array.count() * size_in_bytes(array.type()));
+    if (!why.empty()) {
+      refuse(of_tensor(tensor) + std::string(field) + ": " + name(device) + " cannot use the memory at " +
+             to_text(reinterpret_cast<std::uintptr_t>(array.data())) + ": " + why);
+    }
+  }
+
+  // What changes the plan is done by the next prepare(), and a graph keeps the plan it was captured with.
+  void change_plan(Stream stream, const char* what) {
+    backend->check_not_capturing(stream, what);
+    prepared = false;
+  }
+
+  void prepare_in(Stream stream, const char* what) {
+    if (prepared) return;
+    backend->check_not_capturing(stream, what);
+    prepare();
   }
 
   void set_options(GroupId group, const Method& options, Stream stream) {
@@ -316,7 +388,8 @@ struct Optimizer::Impl {
     }
     std::erase_if(blocks, [](const StateBlock& each) { return each.memory.expired(); });
     blocks.reserve(blocks.size() + 1);
-    backend->set_plan(host::make_plan(std::move(rows), tuning.tile));
+    const std::int64_t small_tile = device.kind == Device::Kind::cuda ? kernels::kPackedTile : 0;
+    backend->set_plan(host::make_plan(std::move(rows), tuning.tile, small_tile));
     if (block) {
       const auto begin = reinterpret_cast<std::uintptr_t>(block.get());
       blocks.push_back({{begin, begin + static_cast<std::uintptr_t>(bytes)}, block});
@@ -328,17 +401,21 @@ struct Optimizer::Impl {
   }
 };
 
-Optimizer::Optimizer(Method method, Device device, Tuning tuning) {
+Optimizer::Optimizer(Method method, Device device, Tuning tuning, Allocator allocator) {
   validate(method);
   if (tuning.threads < 0 || tuning.threads > kMostThreads) {
     refuse("tuning: threads = " + to_text(tuning.threads) + "; allowed: 0 (as many as there are) to " +
            to_text(kMostThreads));
   }
-  if (tuning.tile < 0 || tuning.tile % kChunk != 0) {
-    refuse("tuning: tile = " + to_text(tuning.tile) + "; allowed: 0 (chosen) or a multiple of " + to_text(kChunk));
+  if (tuning.tile < 0 || tuning.tile % kChunk != 0 || tuning.tile > kLargestTile) {
+    refuse("tuning: tile = " + to_text(tuning.tile) + "; allowed: 0 (chosen) or a multiple of " + to_text(kChunk) +
+           " up to " + to_text(kLargestTile));
   }
   if (tuning.threads == 0) tuning.threads = host::default_threads();
-  if (tuning.tile == 0) tuning.tile = kDefaultTile;
+  if (tuning.tile == 0) tuning.tile = device.kind == Device::Kind::cuda ? kernels::kDeviceTile : kDefaultTile;
+  if ((allocator.allocate == nullptr) != (allocator.release == nullptr)) {
+    refuse("allocator: one of its functions is null; allowed: both or none");
+  }
 
   const int rule = host::rule_index(method);
   std::unique_ptr<kernels::Backend> backend;
@@ -354,10 +431,10 @@ Optimizer::Optimizer(Method method, Device device, Tuning tuning) {
                         "; it can run " + host::joined(names));
     }
     tuning.simd = table->level;
-    backend = host::make_cpu_backend(rule, *table, tuning.threads);
+    backend = host::make_cpu_backend(rule, *table, tuning.threads, allocator);
   } else {
     if (device.index < 0) refuse("device cuda:" + to_text(device.index) + ": an index counts from 0");
-    backend = kernels::make_cuda_backend(device.index, rule);
+    backend = kernels::make_cuda_backend(device.index, rule, allocator);
   }
   backend->reserve(0, 1);
   backend->set_options(0, method, nullptr);
@@ -395,6 +472,8 @@ TensorId Optimizer::add(TensorSpec spec) {
   self.check_overlap(spec.name, "parameter", parameter);
   self.check_overlap(spec.name, "gradient", gradient);
   self.check_gradients_against(spec.name, parameter);
+  self.check_memory(spec.name, "parameter", spec.parameter);
+  self.check_memory(spec.name, "gradient", spec.gradient);
 
   const std::int64_t room = std::numeric_limits<std::int64_t>::max() - self.state_bytes;
   const std::int64_t most = room / (8 * (self.slots() + 1)) - static_cast<std::int64_t>(2 * kPage);
@@ -452,30 +531,34 @@ std::vector<TensorId> Optimizer::tensors() const {
 
 const TensorSpec& Optimizer::tensor(TensorId tensor) const { return impl_->record(tensor).spec; }
 
-void Optimizer::freeze(TensorId tensor) {
-  impl_->record(tensor).frozen = true;
-  impl_->prepared = false;
+void Optimizer::freeze(TensorId tensor, Stream stream) {
+  Record& record = impl_->record(tensor);
+  impl_->change_plan(stream, "freeze");
+  record.frozen = true;
 }
 
-void Optimizer::thaw(TensorId tensor) {
-  impl_->record(tensor).frozen = false;
-  impl_->prepared = false;
+void Optimizer::thaw(TensorId tensor, Stream stream) {
+  Record& record = impl_->record(tensor);
+  impl_->change_plan(stream, "thaw");
+  record.frozen = false;
 }
 
 bool Optimizer::frozen(TensorId tensor) const { return impl_->record(tensor).frozen; }
 
-void Optimizer::set_group(TensorId tensor, GroupId group) {
+void Optimizer::set_group(TensorId tensor, GroupId group, Stream stream) {
   Record& record = impl_->record(tensor);
   impl_->check_group(group, of_tensor(record.spec.name) + "group: ");
+  impl_->change_plan(stream, "set_group");
   record.spec.group = group;
-  impl_->prepared = false;
 }
 
 void Optimizer::set_gradient(TensorId tensor, ConstArray gradient, Stream stream) {
   Record& record = impl_->record(tensor);
   check_gradient(record.spec.name, record.spec.parameter, gradient);
   impl_->check_overlap(record.spec.name, "gradient", buffer_of(gradient));
-  if (impl_->prepared && record.row >= 0) impl_->backend->set_gradient(record.row, gradient.data(), stream);
+  impl_->check_memory(record.spec.name, "gradient", gradient);
+  impl_->backend->check_not_capturing(stream, "set_gradient");
+  if (impl_->prepared && record.row >= 0) impl_->backend->set_gradient(record.row, gradient.data());
   record.spec.gradient = gradient;
   impl_->gradient_of(static_cast<std::int64_t>(tensor))->buffer = buffer_of(gradient);
 }
@@ -505,10 +588,14 @@ void Optimizer::set_learning_rate(GroupId group, double learning_rate, Stream st
   set_option(group, "learning_rate", learning_rate, stream);
 }
 
-void Optimizer::prepare() { impl_->prepare(); }
+void Optimizer::prepare(Stream stream) {
+  impl_->prepare_in(stream, "prepare");
+  impl_->backend->refresh(stream);
+}
 
 void Optimizer::step(Stream stream) {
-  impl_->prepare();
+  impl_->prepare_in(stream,
+                    "step: tensors, groups or freezes have changed and the plan must be made anew; call prepare() first");
   impl_->backend->step(stream);
 }
 
@@ -524,17 +611,19 @@ void Optimizer::zero_gradients(Stream stream) {
   }
 }
 
-std::int64_t Optimizer::step_count(TensorId tensor) const {
+std::int64_t Optimizer::step_count(TensorId tensor, Stream stream) const {
   impl_->record(tensor);
-  return impl_->backend->step_count(static_cast<std::int64_t>(tensor));
+  std::int64_t count = 0;
+  impl_->backend->read_step_counts(static_cast<std::int64_t>(tensor), {&count, 1}, stream);
+  return count;
 }
 
-void Optimizer::set_step_count(TensorId tensor, std::int64_t count) {
+void Optimizer::set_step_count(TensorId tensor, std::int64_t count, Stream stream) {
   const Record& record = impl_->record(tensor);
   if (count < 0 || count > host::kMostStepsSet) {
     refuse(of_tensor(record.spec.name) + "step count " + to_text(count) + "; allowed: 0 to 2^62");
   }
-  impl_->backend->set_step_count(static_cast<std::int64_t>(tensor), count);
+  impl_->backend->set_step_count(static_cast<std::int64_t>(tensor), count, stream);
 }
 
 Array Optimizer::state(TensorId tensor, std::string_view name) {
@@ -552,13 +641,14 @@ Array Optimizer::state(TensorId tensor, std::string_view name) {
 void Optimizer::save(const std::filesystem::path& path, SaveOptions what, Stream stream) {
   const host::FloatingPointGuard guard;  // for clearing new states and for numbers as text
   impl_->prepare();
-  host::save_checkpoint(path, impl_->view(), what, *impl_->backend, stream);
+  host::save_checkpoint(path, impl_->view(stream), what, *impl_->backend, stream);
 }
 
 void Optimizer::load(const std::filesystem::path& path, LoadOptions allowed, Stream stream) {
   const host::FloatingPointGuard guard;  // comparing a NaN of the file would trap where the caller wants traps
   Impl& self = *impl_;
-  const host::OptimizerView view = self.view();
+  self.backend->check_not_capturing(stream, "load");
+  const host::OptimizerView view = self.view(stream);
   const host::LoadedCheckpoint file = host::read_checkpoint(path, view, allowed);
 
   // Everything that can fail comes before the first change.
@@ -572,24 +662,45 @@ void Optimizer::load(const std::filesystem::path& path, LoadOptions allowed, Str
   for (auto& [id, tensor] : self.tensors) records.emplace_back(id, &tensor);
   self.backend->reserve(self.next_id, static_cast<std::int64_t>(groups.size()));
 
-  for (std::size_t i = 0; i < file.groups.size(); ++i) {
-    self.backend->set_options(static_cast<std::int32_t>(i), groups[i], stream);
-  }
-  self.groups = std::move(groups);
-  for (const host::LoadedTensor& loaded : file.tensors) {
-    const auto& [id, tensor] = records[loaded.index];
-    if (loaded.parameter != nullptr) {
-      self.backend->write(tensor->spec.parameter.data(), loaded.parameter->data, stream);
-    }
-    for (int slot = 0; slot < self.slots(); ++slot) {
-      if (loaded.state[slot] != nullptr) {
-        self.backend->write(tensor->state[slot], loaded.state[slot]->data, stream);
-      } else {
+  // A device may still fail: what is overwritten there is kept until all is done.
+  Overwritten overwritten(*self.backend, self.device, stream);
+  try {
+    for (const host::LoadedTensor& loaded : file.tensors) {
+      const auto& [id, tensor] = records[loaded.index];
+      if (loaded.parameter != nullptr) {
+        overwritten.write(tensor->spec.parameter.data(), loaded.parameter->data);
+      }
+      for (int slot = 0; slot < self.slots(); ++slot) {
         const std::int64_t bytes = tensor->spec.parameter.count() * size_in_bytes(host::state_type(tensor->storage));
-        self.backend->zero(tensor->state[slot], bytes, stream);
+        if (loaded.state[slot] != nullptr) {
+          overwritten.write(tensor->state[slot], loaded.state[slot]->data);
+        } else {
+          overwritten.zero(tensor->state[slot], bytes);
+        }
       }
     }
-    self.backend->set_step_count(id, loaded.step_count);
+    for (std::size_t i = 0; i < file.groups.size(); ++i) {
+      self.backend->set_options(static_cast<std::int32_t>(i), groups[i], stream);
+    }
+    for (const host::LoadedTensor& loaded : file.tensors) {
+      self.backend->set_step_count(records[loaded.index].first, loaded.step_count, stream);
+    }
+  } catch (...) {
+    overwritten.put_back();
+    for (std::size_t i = 0; i < std::min(file.groups.size(), self.groups.size()); ++i) {
+      without_failing([&] { self.backend->set_options(static_cast<std::int32_t>(i), self.groups[i], stream); });
+    }
+    for (const host::LoadedTensor& loaded : file.tensors) {
+      without_failing([&] {
+        self.backend->set_step_count(records[loaded.index].first, view.tensors[loaded.index].step_count, stream);
+      });
+    }
+    throw;
+  }
+
+  self.groups = std::move(groups);
+  for (const host::LoadedTensor& loaded : file.tensors) {
+    Record* const tensor = records[loaded.index].second;
     if (file.groups.empty()) continue;
     self.prepared = self.prepared && tensor->spec.group == GroupId{loaded.group} && tensor->frozen == loaded.frozen;
     tensor->spec.group = GroupId{loaded.group};

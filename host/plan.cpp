@@ -45,21 +45,25 @@ std::string supported_storages() {
   return joined(texts);
 }
 
-kernels::StepPlan make_plan(std::vector<kernels::TensorRow> rows, std::int64_t tile_size) {
+kernels::StepPlan make_plan(std::vector<kernels::TensorRow> rows, std::int64_t tile_size, std::int64_t small_tile) {
   kernels::StepPlan plan;
   plan.tile_size = tile_size;
   for (int storage = 0; storage < static_cast<int>(kTypes.size()); ++storage) {
     const auto begin = static_cast<std::int64_t>(plan.tiles.size());
+    std::vector<kernels::Tile> small;
     for (std::size_t row = 0; row < rows.size(); ++row) {
       if (rows[row].storage != storage) continue;
       std::int64_t first = 0;
       do {  // an empty tensor, too, has a tile: the one that stands for it
-        plan.tiles.push_back({first, static_cast<std::int64_t>(row)});
+        const bool is_small = rows[row].count - first <= small_tile;
+        (is_small ? small : plan.tiles).push_back({first, static_cast<std::int64_t>(row)});
         first += tile_size;
       } while (first < rows[row].count);
     }
+    const auto whole = static_cast<std::int64_t>(plan.tiles.size()) - begin;
+    plan.tiles.insert(plan.tiles.end(), small.begin(), small.end());
     const auto end = static_cast<std::int64_t>(plan.tiles.size());
-    if (end > begin) plan.ranges.push_back({storage, begin, end});
+    if (end > begin) plan.ranges.push_back({storage, begin, whole, end});
   }
   plan.rows = std::move(rows);
   return plan;

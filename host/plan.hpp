@@ -20,7 +20,8 @@ DataType state_type(int storage);
 // "float32 with float32 gradients, ..."
 std::string supported_storages();
 
-// The plan of one step over the tensors `rows`. `tile_size` is a positive multiple of kChunk.
-kernels::StepPlan make_plan(std::vector<kernels::TensorRow> rows, std::int64_t tile_size);
+// The plan of one step over the tensors `rows`. `tile_size` is a positive multiple of kChunk; tiles of at most
+// `small_tile` elements stand behind the others of their storage combination.
+kernels::StepPlan make_plan(std::vector<kernels::TensorRow> rows, std::int64_t tile_size, std::int64_t small_tile);
 
 }  // namespace adamant::host

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "kernels/apply.hpp"
 #include "kernels/storage.hpp"
 
 namespace adamant::host {
@@ -44,7 +45,7 @@ kernels::Scalars scalars_at_step(int rule, int storage, const Method& options, s
 }
 
 double gradient_scale(const Method& options) {
-  return std::visit([](const auto& fields) { return fields.maximize ? -1.0 : 1.0; }, options);
+  return std::visit([](const auto& fields) { return kernels::gradient_scale(fields); }, options);
 }
 
 }  // namespace adamant::host

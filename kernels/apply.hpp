@@ -18,6 +18,12 @@ ADAMANT_HOST_DEVICE Real canonical(Real x) {
   return x != x ? Real{kCanonicalNan<Real>} : x;
 }
 
+// What the gradient is multiplied by before the rule sees it: -1 to ascend.
+template <typename Options>
+ADAMANT_HOST_DEVICE double gradient_scale(const Options& options) {
+  return options.maximize ? -1.0 : 1.0;
+}
+
 template <typename Rule, typename Real>
 ADAMANT_HOST_DEVICE Element<Real, Rule::kSlots> apply(const typename Rule::template Step<Real>& step,
                                                       Real gradient_scale, Element<Real, Rule::kSlots> element,

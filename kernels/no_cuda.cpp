@@ -4,9 +4,13 @@
 
 namespace adamant::kernels {
 
-std::unique_ptr<Backend> make_cuda_backend(int index, int /*rule*/) {
+std::unique_ptr<Backend> make_cuda_backend(int index, int /*rule*/, const Allocator& /*allocator*/,
+                                           LaunchShape /*shape*/) {
   throw Unavailable("adamant: device cuda:" + std::to_string(index) +
-                    " was asked for, but this version of the library has no CUDA backend yet; use the CPU");
+                    " was asked for, but the library was built without CUDA; build it where there is a CUDA toolkit "
+                    "(ADAMANT_CUDA=ON), or use the CPU");
 }
+
+std::vector<std::string> cuda_devices() { return {}; }
 
 }  // namespace adamant::kernels

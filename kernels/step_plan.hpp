@@ -31,6 +31,7 @@ struct Tile {
 struct TileRange {
   std::int32_t storage;  // index into Storages
   std::int64_t begin;
+  std::int64_t whole;  // so many of them, the first, are worth a block of threads of their own; the others are small
   std::int64_t end;
 };
 
@@ -38,7 +39,7 @@ struct StepPlan {
   std::vector<TensorRow> rows;
   std::vector<Tile> tiles;  // those of one storage combination stand together
   std::vector<TileRange> ranges;
-  std::int64_t tile_size = 0;
+  std::int64_t tile_size = 0;    // a positive multiple of kChunk
 };
 
 }  // namespace adamant::kernels

@@ -5,7 +5,10 @@
 /// what a program catches.
 #pragma once
 
+#include <memory>
+#include <new>
 #include <stdexcept>
+#include <string>
 #include <system_error>
 
 #include "adamant/macros.hpp"
@@ -17,6 +20,39 @@ class ADAMANT_API Unavailable : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
   ~Unavailable() override;
+};
+
+/// A device has not the memory that was asked for; the text says how much that was, how much is free and on which device.
+class ADAMANT_API OutOfDeviceMemory : public std::bad_alloc {
+ public:
+  /// \param what the text
+  explicit OutOfDeviceMemory(const std::string& what);
+  OutOfDeviceMemory(const OutOfDeviceMemory&) noexcept;             ///< shares the text
+  OutOfDeviceMemory& operator=(const OutOfDeviceMemory&) noexcept;  ///< shares the text
+  ~OutOfDeviceMemory() override;
+  /// The text.
+  const char* what() const noexcept override;
+
+ private:
+  std::shared_ptr<const std::string> what_;
+};
+
+/// A call of the CUDA runtime failed; the text has the call, what it was made for, and CUDA's name and words for the
+/// error. Parameters, states and step counts are as they were before the call of the library that threw, unless the
+/// text says which tensors were stepped.
+class ADAMANT_API CudaError : public std::runtime_error {
+ public:
+  /// \param what the text \param code a `cudaError_t` \param sticky see sticky()
+  CudaError(const std::string& what, int code, bool sticky);
+  ~CudaError() override;
+  /// The `cudaError_t`.
+  int code() const noexcept { return code_; }
+  /// Whether the process cannot go on using the device: every further CUDA call would fail with the same error.
+  bool sticky() const noexcept { return sticky_; }
+
+ private:
+  int code_;
+  bool sticky_;
 };
 
 /// Optimizer::save() did not save: what was under that path before, if anything, is still there, whole. `code()` is the

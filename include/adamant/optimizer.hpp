@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "adamant/allocator.hpp"
 #include "adamant/checkpoint.hpp"
 #include "adamant/macros.hpp"
 #include "adamant/method.hpp"
@@ -48,10 +49,11 @@ class ADAMANT_API Optimizer {
  public:
   /// An optimizer whose first group, `GroupId{}`, has the options of `method`.
   /// \param method options; their variant (amsgrad, centered, RMSProp's momentum) is fixed from here on
-  /// \param tuning of the CPU backend; never changes a result
+  /// \param tuning never changes a result
+  /// \param allocator where memory comes from; both of its functions or neither
   /// \throws std::invalid_argument for an option out of range or an invalid tuning
   /// \throws Unavailable when the device or the instruction set is not there
-  explicit Optimizer(Method method, Device device = Device::cpu(), Tuning tuning = {});
+  explicit Optimizer(Method method, Device device = Device::cpu(), Tuning tuning = {}, Allocator allocator = {});
   ~Optimizer();
   Optimizer(Optimizer&&) noexcept;             ///< takes over tensors, states and plan
   Optimizer& operator=(Optimizer&&) noexcept;  ///< \copydoc Optimizer(Optimizer&&)
@@ -79,17 +81,23 @@ class ADAMANT_API Optimizer {
   /// What add() was given, with later changes of gradient and group.
   const TensorSpec& tensor(TensorId tensor) const;
 
-  /// Leaves a tensor, its state and its step count as they are in the steps to come.
-  void freeze(TensorId tensor);
-  /// Ends freeze().
-  void thaw(TensorId tensor);
+  /// Leaves a tensor, its state and its step count as they are in the steps to come. A graph that was captured before
+  /// goes on stepping it. \throws std::invalid_argument when `stream` is being captured
+  void freeze(TensorId tensor, Stream stream = nullptr);
+  /// Ends freeze(). \throws std::invalid_argument when `stream` is being captured
+  void thaw(TensorId tensor, Stream stream = nullptr);
   /// Whether freeze() is in force.
   bool frozen(TensorId tensor) const;
 
-  /// Moves a tensor to another group; it keeps its state.
-  void set_group(TensorId tensor, GroupId group);
+  /// Moves a tensor to another group; it keeps its state. \throws std::invalid_argument when `stream` is being captured
+  void set_group(TensorId tensor, GroupId group, Stream stream = nullptr);
 
   /// Reads another gradient from the next step on, of the same type and count.
+  ///
+  /// On a CUDA device the new address goes there with the next step() or prepare(), in the order of that call's stream,
+  /// together with those of all other tensors: call prepare(stream) before replaying a graph. Four such refreshes may be
+  /// on their way at a time; a call that makes a fifth waits for the first to arrive.
+  /// \throws std::invalid_argument when `stream` is being captured
   void set_gradient(TensorId tensor, ConstArray gradient, Stream stream = nullptr);
 
   /// The options of a group.
@@ -107,11 +115,18 @@ class ADAMANT_API Optimizer {
   void set_learning_rate(GroupId group, double learning_rate, Stream stream = nullptr);
 
   /// Makes room for the state of new tensors (zeroed, one allocation for all of them) and rebuilds the plan. step()
-  /// does this when tensors, groups or freezes have changed since; call it to have the allocation at a known time.
-  /// \throws std::bad_alloc, after which everything is as it was
-  void prepare();
+  /// does this when tensors, groups or freezes have changed since; call it to have the allocation at a known time, and
+  /// before a capture, where a step that would have to prepare is refused. New addresses of gradients go to the device in
+  /// the order of `stream`. What it allocates is ready for every stream when it returns.
+  /// \throws std::bad_alloc (OutOfDeviceMemory), after which everything is as it was
+  void prepare(Stream stream = nullptr);
 
   /// One step of every tensor that is not frozen. Does not allocate, unless it has to prepare() first.
+  ///
+  /// On a CUDA device it enqueues one small kernel and one update kernel for each combination of types, and returns: it
+  /// does not wait for the device. `nullptr` is CUDA's legacy default stream. A stream that is being captured gets the
+  /// same kernels as nodes of its graph, whose replays go on from the step counts and options that they find. The graph
+  /// steps the tensors that there were, in the groups they were in, for as long as the Optimizer lives.
   /// A NaN or an infinity in a gradient goes into its own element's parameter and state and no other.
   void step(Stream stream = nullptr);
 
@@ -119,11 +134,11 @@ class ADAMANT_API Optimizer {
   /// \throws std::invalid_argument naming a tensor whose gradient was given as const
   void zero_gradients(Stream stream = nullptr);
 
-  /// Steps that the tensor has taken part in.
-  std::int64_t step_count(TensorId tensor) const;
+  /// Steps that the tensor has taken part in. Waits for what comes before it in `stream`.
+  std::int64_t step_count(TensorId tensor, Stream stream = nullptr) const;
   /// Sets the step count, which the bias corrections of Adam and the first step of Momentum follow. \param count 0 to
-  /// 2^62
-  void set_step_count(TensorId tensor, std::int64_t count);
+  /// 2^62 \param stream in whose order
+  void set_step_count(TensorId tensor, std::int64_t count, Stream stream = nullptr);
 
   /// A state of a tensor under PyTorch's name, such as "exp_avg": as many elements as the parameter, of its type, in
   /// device memory, valid until the tensor is removed. It may be written between steps. Prepares when needed.
@@ -145,7 +160,8 @@ class ADAMANT_API Optimizer {
 
   /// Reads a checkpoint: the other way round, by name, in whatever order the tensors were added. Groups that it has
   /// beyond those there are get added; the options of the others are replaced. Parameters are read when the file has
-  /// them. All of the file is checked before anything is changed. It is mapped and must not be changed meanwhile: one
+  /// them. All of the file is checked before anything is changed; on a CUDA device what is overwritten is kept in host
+  /// memory until all is there, and put back should the device fail. Waits for what comes before it in `stream`. It is mapped and must not be changed meanwhile: one
   /// that is cut short in place ends the process with SIGBUS (save() never does that to a file, it replaces it).
   ///
   /// A file without adamant's metadata is taken for the state of a PyTorch optimizer: arrays NAME.exp_avg and so on,

@@ -1,0 +1,654 @@
+// The CUDA backend: tables and scratch memory resident on the device, two launches a step.
+//
+// What the caller gives a stream for is enqueued there. What allocates works on a stream of its own and waits for that
+// stream before it returns, so that memory and tables are ready for any stream. Memory goes back in stream order, behind
+// an event that is recorded after everything that is enqueued on a caller's stream.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory>
+#include <nvtx3/nvtx3.hpp>
+#include <optional>
+#include <source_location>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "adamant/error.hpp"
+#include "kernels/backend.hpp"
+#include "kernels/cuda_error.hpp"
+#include "kernels/launch.hpp"
+#include "kernels/storage.hpp"
+#include "kernels/tuning.hpp"
+
+#define ADAMANT_CUDA(call, what) ::adamant::kernels::check(call, #call, what)
+
+namespace adamant::kernels {
+namespace {
+
+struct NvtxDomain {
+  static constexpr const char* name = "adamant";
+};
+using NvtxRange = nvtx3::scoped_range_in<NvtxDomain>;
+
+constexpr std::int64_t kAlignment = 256;
+
+template <typename T>
+std::int64_t bytes_of(std::int64_t count) {
+  return (count * static_cast<std::int64_t>(sizeof(T)) + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+// Makes a device current and puts back the one that was. Calls that could disturb a capture are allowed meanwhile:
+// nothing that this library does outside the caller's stream depends on a stream that may be captured.
+class OnDevice {
+ public:
+  explicit OnDevice(int index) : index_(index) {
+    ADAMANT_CUDA(cudaGetDevice(&before_), "asking for the current device");
+    if (before_ != index_) ADAMANT_CUDA(cudaSetDevice(index_), "making the optimizer's device current");
+  }
+  ~OnDevice() {
+    if (before_ != index_ && cudaSetDevice(before_) != cudaSuccess) cudaGetLastError();
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int index_;
+  int before_ = 0;
+};
+
+// Lets this thread allocate and wait on our own stream while some thread captures another.
+class CaptureElsewhere {
+ public:
+  CaptureElsewhere() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~CaptureElsewhere() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  CaptureElsewhere(const CaptureElsewhere&) = delete;
+  CaptureElsewhere& operator=(const CaptureElsewhere&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+std::string gigabytes(std::int64_t bytes) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.3g GiB", static_cast<double>(bytes) * 0x1p-30);
+  return text.data();
+}
+
+template <typename... List>
+std::string storage_name(std::int32_t storage, TypeList<List...> /*storages*/) {
+  const std::array names{std::string(name(adamant::detail::kDataType<typename List::Parameter>)) + " with " +
+                         std::string(name(adamant::detail::kDataType<typename List::Gradient>)) + " gradients"...};
+  return names.at(static_cast<std::size_t>(storage));
+}
+std::string storage_name(std::int32_t storage) { return storage_name(storage, Storages{}); }
+
+std::string device_name(int index) { return "cuda:" + std::to_string(index); }
+
+// What outlives the backend for as long as memory of it is in use: the stream on which memory comes and goes, and the
+// event behind which it goes.
+class Memory : public std::enable_shared_from_this<Memory> {
+ public:
+  Memory(int index, const Allocator& allocator) : index_(index), allocator_(allocator) {
+    int pools = 0;
+    ADAMANT_CUDA(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, index_), "asking for memory pools");
+    stream_ordered_ = pools != 0;
+    ADAMANT_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making the optimizer's own stream");
+    if (const cudaError_t error = cudaEventCreateWithFlags(&last_use_, cudaEventDisableTiming); error != cudaSuccess) {
+      cudaStreamDestroy(stream_);
+      fail(error, "cudaEventCreateWithFlags", "making the event of the last use", std::source_location::current());
+    }
+  }
+  ~Memory() {
+    try {
+      const OnDevice on(index_);
+      const CaptureElsewhere allowed;
+      cudaEventDestroy(last_use_);
+      cudaStreamDestroy(stream_);
+    } catch (const CudaError&) {  // NOLINT(bugprone-empty-catch): a destructor has nobody to tell
+    }
+    cudaGetLastError();
+  }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  cudaStream_t stream() const { return stream_; }
+
+  // Whatever was enqueued in the stream uses memory of ours. Cannot fail: what is not known is waited for.
+  void used_by(cudaStream_t stream) noexcept {
+    if (cudaEventRecord(last_use_, stream) == cudaSuccess) return;
+    cudaGetLastError();
+    used_unseen_ = true;
+  }
+  // A graph that may be replayed at any time uses memory of ours.
+  void used_by_graph() noexcept { used_unseen_ = true; }
+
+  std::shared_ptr<std::byte> allocate(std::int64_t bytes, const char* what) {
+    const auto size = static_cast<std::size_t>(std::max<std::int64_t>(bytes, kAlignment));
+    const CaptureElsewhere allowed;
+    void* memory = nullptr;
+    if (allocator_.allocate != nullptr) {
+      memory = allocator_.allocate(size, stream_, allocator_.user);
+      if (memory == nullptr) {
+        throw OutOfDeviceMemory("adamant: " + std::string(what) + " needs " + gigabytes(bytes) + " of " +
+                                device_name(index_) + ", and the allocator that was given returned null");
+      }
+    } else {
+      const cudaError_t error =
+          stream_ordered_ ? cudaMallocAsync(&memory, size, stream_) : cudaMalloc(&memory, size);
+      if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        std::size_t free = 0;
+        std::size_t all = 0;
+        const bool known = cudaMemGetInfo(&free, &all) == cudaSuccess;
+        cudaGetLastError();
+        throw OutOfDeviceMemory("adamant: " + std::string(what) + " needs " + gigabytes(bytes) + " of " +
+                                device_name(index_) +
+                                (known ? ", where " + gigabytes(static_cast<std::int64_t>(free)) + " of " +
+                                             gigabytes(static_cast<std::int64_t>(all)) + " are free"
+                                       : ", which has not that much free"));
+      }
+      check(error, stream_ordered_ ? "cudaMallocAsync" : "cudaMalloc", what);
+    }
+    std::shared_ptr<std::byte> owner(static_cast<std::byte*>(memory),
+                                     [self = shared_from_this(), size](std::byte* p) { self->release(p, size); });
+    if (reinterpret_cast<std::uintptr_t>(memory) % kAlignment != 0) {
+      throw std::invalid_argument("adamant: allocator: the memory it returned is not aligned to 256 bytes");
+    }
+    ADAMANT_CUDA(cudaMemsetAsync(memory, 0, size, stream_), what);
+    wait(what);
+    return owner;
+  }
+
+  void wait(const char* what) const { ADAMANT_CUDA(cudaStreamSynchronize(stream_), what); }
+
+ private:
+  void release(std::byte* memory, std::size_t size) noexcept {
+    try {
+      const OnDevice on(index_);
+      const CaptureElsewhere allowed;
+      if (used_unseen_) {
+        cudaDeviceSynchronize();
+      } else {
+        cudaStreamWaitEvent(stream_, last_use_, 0);
+      }
+      if (allocator_.release != nullptr) {
+        allocator_.release(memory, size, stream_, allocator_.user);
+      } else if (stream_ordered_) {
+        cudaFreeAsync(memory, stream_);
+      } else {
+        cudaStreamSynchronize(stream_);
+        cudaFree(memory);
+      }
+    } catch (const CudaError&) {  // NOLINT(bugprone-empty-catch): a destructor has nobody to tell
+    }
+    cudaGetLastError();
+  }
+
+  const int index_;
+  const Allocator allocator_;
+  bool stream_ordered_ = false;
+  bool used_unseen_ = false;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t last_use_ = nullptr;
+};
+
+// Host memory that the device reads by itself, in slots that are used in turn.
+class Staging {
+ public:
+  Staging() = default;
+  ~Staging() {
+    for (const Slot& slot : slots_) {
+      if (slot.data != nullptr) cudaFreeHost(slot.data);
+      if (slot.read != nullptr) cudaEventDestroy(slot.read);
+    }
+    cudaGetLastError();
+  }
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+
+  // Room for `bytes` in each slot. What is on its way keeps its memory until it has arrived.
+  void reserve(std::int64_t bytes) {
+    if (bytes <= size_) return;
+    const std::int64_t wanted = bytes + bytes / 2;
+    for (Slot& slot : slots_) {
+      if (slot.read == nullptr) {
+        ADAMANT_CUDA(cudaEventCreateWithFlags(&slot.read, cudaEventDisableTiming), "making an event for refreshes");
+      }
+    }
+    std::array<void*, kStagedRefreshes> fresh{};
+    for (void*& data : fresh) {
+      if (const cudaError_t error = cudaMallocHost(&data, static_cast<std::size_t>(wanted)); error != cudaSuccess) {
+        for (void* other : fresh) {
+          if (other != nullptr) cudaFreeHost(other);
+        }
+        check(error, "cudaMallocHost", "making the staging memory of refreshes");
+      }
+    }
+    for (int i = 0; i < kStagedRefreshes; ++i) {
+      Slot& slot = slots_.at(static_cast<std::size_t>(i));
+      if (slot.data != nullptr) {
+        cudaEventSynchronize(slot.read);  // before its memory goes; an error of the device shows in the next call
+        cudaFreeHost(slot.data);
+      }
+      slot.data = static_cast<std::byte*>(fresh.at(static_cast<std::size_t>(i)));
+    }
+    size_ = wanted;
+  }
+
+  // Copies host memory to the device through the next slot, waiting for the copy that used it before.
+  void copy(void* to, const void* from, std::int64_t bytes, cudaStream_t stream) {
+    Slot& slot = slots_.at(next_);
+    ADAMANT_CUDA(cudaEventSynchronize(slot.read), "waiting for an earlier refresh");
+    std::memcpy(slot.data, from, static_cast<std::size_t>(bytes));
+    ADAMANT_CUDA(cudaMemcpyAsync(to, slot.data, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, stream),
+                 "refreshing the addresses of gradients");
+    ADAMANT_CUDA(cudaEventRecord(slot.read, stream), "refreshing the addresses of gradients");
+    next_ = (next_ + 1) % kStagedRefreshes;
+  }
+
+ private:
+  struct Slot {
+    std::byte* data = nullptr;
+    cudaEvent_t read = nullptr;  // recorded behind the copy from it
+  };
+  std::array<Slot, kStagedRefreshes> slots_;
+  std::int64_t size_ = 0;
+  std::size_t next_ = 0;
+};
+
+// Objects in chunks that never move.
+template <typename T, std::int64_t kPerChunk>
+class Chunks {
+ public:
+  std::int64_t size() const { return static_cast<std::int64_t>(chunks_.size()) * kPerChunk; }
+  T* at(std::int64_t index) const {
+    return reinterpret_cast<T*>(chunks_[static_cast<std::size_t>(index / kPerChunk)].get()) + index % kPerChunk;
+  }
+  void reserve(std::int64_t count, Memory& memory, const char* what) {
+    while (size() < count) chunks_.push_back(memory.allocate(kPerChunk * static_cast<std::int64_t>(sizeof(T)), what));
+  }
+  // How many from `index` on lie in one piece.
+  static std::int64_t in_one_piece(std::int64_t index) { return kPerChunk - index % kPerChunk; }
+
+ private:
+  std::vector<std::shared_ptr<std::byte>> chunks_;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(int index, int rule, const Allocator& allocator, LaunchShape shape)
+      : index_(index),
+        rule_(rule),
+        threads_(shape.threads > 0 ? shape.threads : kUpdateThreads),
+        memory_(std::make_shared<Memory>(index, allocator)) {}
+
+  ~CudaBackend() override {
+    try {
+      const OnDevice on(index_);
+      const CaptureElsewhere allowed;
+      tables_.reset();
+      retired_.clear();
+      staging_.reset();
+    } catch (const CudaError&) {  // NOLINT(bugprone-empty-catch): a destructor has nobody to tell
+    }
+  }
+  CudaBackend(const CudaBackend&) = delete;
+  CudaBackend& operator=(const CudaBackend&) = delete;
+
+  std::shared_ptr<std::byte> allocate(std::int64_t bytes) override {
+    const OnDevice on(index_);
+    check_nothing_left_behind("allocating states");
+    return memory_->allocate(bytes, "the states of the tensors that were added");
+  }
+
+  std::string why_unusable(const void* data, std::int64_t bytes) const override {
+    if (bytes == 0) return {};
+    const OnDevice on(index_);
+    check_nothing_left_behind("looking at a tensor");
+    const auto* first = static_cast<const std::byte*>(data);
+    std::string why = why_unusable(first);
+    if (!why.empty()) return why;
+    why = why_unusable(first + bytes - 1);
+    return why.empty() ? why : "it begins in memory of the device, but its last byte does not: there " + why;
+  }
+
+  void check_not_capturing(Stream stream, const char* what) const override {
+    const OnDevice on(index_);
+    if (is_capturing(stream)) {
+      throw std::invalid_argument("adamant: " + std::string(what) +
+                                  ": the stream is being captured, and this cannot be part of a graph; allowed: before "
+                                  "the capture begins or after it has ended");
+    }
+  }
+
+  void reserve(std::int64_t slots, std::int64_t groups) override {
+    if (slots <= step_counts_.size() && groups <= options_.size()) return;
+    const OnDevice on(index_);
+    check_nothing_left_behind("making room for tensors and groups");
+    step_counts_.reserve(slots, *memory_, "room for step counts");
+    options_.reserve(groups, *memory_, "room for the options of groups");
+  }
+
+  void set_plan(StepPlan plan) override {
+    const OnDevice on(index_);
+    check_nothing_left_behind("building the plan");
+    const CaptureElsewhere allowed;
+    const auto row_count = static_cast<std::int64_t>(plan.rows.size());
+    const auto tile_count = static_cast<std::int64_t>(plan.tiles.size());
+    std::vector<DeviceRow> rows;
+    rows.reserve(plan.rows.size());
+    std::vector<const void*> gradients;
+    gradients.reserve(plan.rows.size());
+    for (const TensorRow& row : plan.rows) {
+      DeviceRow there{};
+      there.parameter = row.parameter;
+      std::copy(std::begin(row.state), std::end(row.state), std::begin(there.state));
+      there.count = row.count;
+      there.step_count = step_counts_.at(row.slot);
+      there.options = options_.at(row.group);
+      there.storage = row.storage;
+      rows.push_back(there);
+      gradients.push_back(row.gradient);
+    }
+
+    const std::int64_t rows_at = 0;
+    const std::int64_t gradients_at = rows_at + bytes_of<DeviceRow>(row_count);
+    const std::int64_t tiles_at = gradients_at + bytes_of<const void*>(row_count);
+    const std::int64_t scalars_at = tiles_at + bytes_of<Tile>(tile_count);
+    const std::int64_t bytes = scalars_at + bytes_of<RowScalars>(row_count);
+    std::shared_ptr<std::byte> tables = memory_->allocate(bytes, "the tables of tensors and tiles");
+    upload(tables.get() + rows_at, std::as_bytes(std::span(rows)));
+    upload(tables.get() + gradients_at, std::as_bytes(std::span(gradients)));
+    upload(tables.get() + tiles_at, std::as_bytes(std::span(plan.tiles)));
+    memory_->wait("building the plan");
+    if (!staging_) staging_.emplace();
+    staging_->reserve(bytes_of<const void*>(row_count));
+    retired_.reserve(retired_.size() + 1);
+
+    // A graph that was captured with the former tables may be replayed as long as this object lives.
+    if (captured_) retired_.push_back(std::move(tables_));
+    captured_ = false;
+    std::byte* const at = tables.get();
+    device_ = {.rows = reinterpret_cast<const DeviceRow*>(at + rows_at),
+               .gradients = reinterpret_cast<const void* const*>(at + gradients_at),
+               .tiles = reinterpret_cast<const Tile*>(at + tiles_at),
+               .scalars = reinterpret_cast<RowScalars*>(at + scalars_at),
+               .row_count = row_count,
+               .tile_size = plan.tile_size};
+    tables_ = std::move(tables);
+    ranges_ = std::move(plan.ranges);
+    gradients_ = std::move(gradients);
+    changed_ = {};
+  }
+
+  void set_gradient(std::int64_t row, const void* gradient) override {
+    gradients_[static_cast<std::size_t>(row)] = gradient;
+    changed_.include(row);
+  }
+
+  void refresh(Stream stream) override {
+    if (changed_.empty()) return;
+    check_not_capturing(stream, "prepare");
+    const OnDevice on(index_);
+    check_nothing_left_behind("prepare");
+    bring_gradients(stream);
+    memory_->used_by(stream);
+  }
+
+  void set_options(std::int32_t group, const Method& options, Stream stream) override {
+    const OnDevice on(index_);
+    check_nothing_left_behind("setting options");
+    const bool captured = is_capturing(stream);
+    ADAMANT_CUDA(launch_store(options_.at(group), option_bytes(rule_, options), stream), "setting options");
+    used(stream, captured);
+  }
+
+  void set_step_count(std::int64_t slot, std::int64_t count, Stream stream) override {
+    const OnDevice on(index_);
+    check_nothing_left_behind("setting a step count");
+    const bool captured = is_capturing(stream);
+    ADAMANT_CUDA(launch_store(step_counts_.at(slot), count, stream), "setting a step count");
+    used(stream, captured);
+  }
+
+  void read_step_counts(std::int64_t first, std::span<std::int64_t> counts, Stream stream) const override {
+    check_not_capturing(stream, "reading step counts");
+    const OnDevice on(index_);
+    check_nothing_left_behind("reading step counts");
+    while (!counts.empty()) {
+      const auto length = std::min(counts.size(), static_cast<std::size_t>(step_counts_.in_one_piece(first)));
+      ADAMANT_CUDA(cudaMemcpyAsync(counts.data(), step_counts_.at(first), length * sizeof(std::int64_t),
+                                   cudaMemcpyDeviceToHost, stream),
+                   "reading step counts");
+      counts = counts.subspan(length);
+      first += static_cast<std::int64_t>(length);
+    }
+    ADAMANT_CUDA(cudaStreamSynchronize(stream), "reading step counts");
+  }
+
+  void step(Stream stream) override {
+    if (device_.row_count == 0) return;
+    const NvtxRange range("step");
+    const OnDevice on(index_);
+    check_nothing_left_behind("step");
+    const bool captured = is_capturing(stream);
+    if (!changed_.empty()) {
+      if (captured) {
+        throw std::invalid_argument(
+            "adamant: step: the stream is being captured while gradients are still to be re-pointed; call prepare(stream) "
+            "between set_gradient() and the beginning of the capture");
+      }
+      bring_gradients(stream);
+    }
+    {
+      const NvtxRange launch("scalars");
+      ADAMANT_CUDA(launch_scalars(rule_, device_, stream), "launching the scalars of a step; no tensor was stepped");
+    }
+    for (const TileRange& tiles : ranges_) {
+      const NvtxRange launch("update");
+      const cudaError_t error = launch_update(rule_, tiles, device_, threads_, stream);
+      if (error == cudaSuccess) continue;
+      used(stream, captured);
+      fail(error, "launch_update", which_were_stepped(tiles), std::source_location::current());
+    }
+    used(stream, captured);
+  }
+
+  void zero(void* data, std::int64_t bytes, Stream stream) override {
+    if (bytes == 0) return;
+    const OnDevice on(index_);
+    check_nothing_left_behind("zeroing");
+    const bool captured = is_capturing(stream);
+    ADAMANT_CUDA(cudaMemsetAsync(data, 0, static_cast<std::size_t>(bytes), stream), "zeroing");
+    used(stream, captured);
+  }
+
+  std::span<const std::byte> read(const void* data, std::int64_t bytes, std::vector<std::byte>& staging,
+                                  Stream stream) const override {
+    check_not_capturing(stream, "reading device memory");
+    const OnDevice on(index_);
+    check_nothing_left_behind("reading device memory");
+    staging.resize(static_cast<std::size_t>(bytes));
+    if (bytes == 0) return staging;
+    ADAMANT_CUDA(cudaMemcpyAsync(staging.data(), data, staging.size(), cudaMemcpyDeviceToHost, stream),
+                 "reading device memory");
+    ADAMANT_CUDA(cudaStreamSynchronize(stream), "reading device memory");
+    return staging;
+  }
+
+  void write(void* data, std::span<const std::byte> bytes, Stream stream) override {
+    if (bytes.empty()) return;
+    check_not_capturing(stream, "writing device memory");
+    const OnDevice on(index_);
+    check_nothing_left_behind("writing device memory");
+    ADAMANT_CUDA(cudaMemcpyAsync(data, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream),
+                 "writing device memory");
+    ADAMANT_CUDA(cudaStreamSynchronize(stream), "writing device memory");
+  }
+
+ private:
+  // Rows of which something has changed.
+  struct Changed {
+    std::int64_t begin = 0;
+    std::int64_t end = 0;
+    bool empty() const { return begin == end; }
+    void include(std::int64_t row) {
+      begin = empty() ? row : std::min(begin, row);
+      end = std::max(end, row + 1);
+    }
+  };
+
+  static bool is_capturing(Stream stream) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    ADAMANT_CUDA(cudaStreamIsCapturing(stream, &status), "asking whether the stream is being captured");
+    return status != cudaStreamCaptureStatusNone;
+  }
+
+  std::string why_unusable(const std::byte* at) const {
+    cudaPointerAttributes attributes{};
+    ADAMANT_CUDA(cudaPointerGetAttributes(&attributes, at), "looking at a pointer");
+    const std::string allowed =
+        "; allowed: memory of " + device_name(index_) + ", managed memory, or pinned host memory that is mapped there";
+    switch (attributes.type) {
+      case cudaMemoryTypeDevice:
+        if (attributes.device == index_) return {};
+        return "it is memory of " + device_name(attributes.device) + allowed;
+      case cudaMemoryTypeManaged: return {};
+      case cudaMemoryTypeHost:
+        if (attributes.devicePointer == at) return {};
+        return attributes.devicePointer == nullptr
+                   ? "it is pinned host memory that is not mapped" + allowed
+                   : "it is pinned host memory that has another address on the device, the one that "
+                     "cudaHostGetDevicePointer() gives" + allowed;
+      default: return "it is ordinary host memory" + allowed;
+    }
+  }
+
+  void upload(std::byte* to, std::span<const std::byte> from) const {
+    if (from.empty()) return;
+    ADAMANT_CUDA(cudaMemcpyAsync(to, from.data(), from.size(), cudaMemcpyHostToDevice, memory_->stream()),
+                 "building the plan");
+  }
+
+  std::string which_were_stepped(const TileRange& failed) const {
+    std::string stepped;
+    for (const TileRange& tiles : ranges_) {
+      if (tiles.begin < failed.begin) stepped += (stepped.empty() ? "" : " and ") + storage_name(tiles.storage);
+    }
+    return "launching the update of the tensors of " + storage_name(failed.storage) + "; " +
+           (stepped.empty() ? "no tensor was stepped" : "stepped were those of " + stepped + ", and no others");
+  }
+
+  void bring_gradients(Stream stream) {
+    const NvtxRange range("refresh");
+    const auto first = static_cast<std::size_t>(changed_.begin);
+    staging_->copy(const_cast<const void**>(device_.gradients) + first, gradients_.data() + first,
+                   (changed_.end - changed_.begin) * static_cast<std::int64_t>(sizeof(void*)), stream);
+    changed_ = {};
+  }
+
+  void used(Stream stream, bool captured) noexcept {
+    if (captured) {
+      captured_ = true;
+      memory_->used_by_graph();
+    } else {
+      memory_->used_by(stream);
+    }
+  }
+
+  const int index_;
+  const int rule_;
+  const int threads_;
+  std::shared_ptr<Memory> memory_;
+  Chunks<std::int64_t, kStepCountsPerChunk> step_counts_;  // by slot
+  Chunks<OptionBytes, kOptionsPerChunk> options_;          // by group
+  std::shared_ptr<std::byte> tables_;
+  std::vector<std::shared_ptr<std::byte>> retired_;  // tables that captured graphs use
+  DeviceTables device_{};                            // where they are in it
+  std::vector<TileRange> ranges_;
+  std::vector<const void*> gradients_;  // by row, as the next step shall find them
+  Changed changed_;                     // of those, what the device does not know yet
+  std::optional<Staging> staging_;
+  bool captured_ = false;  // since the plan was set
+};
+
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+int device_count_or_throw(int wanted) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  const std::string asked = "adamant: device " + device_name(wanted) + " was asked for, but ";
+  if (error == cudaErrorInsufficientDriver) {
+    int driver = 0;
+    int runtime = 0;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    cudaGetLastError();
+    throw Unavailable(asked + (driver == 0 ? "there is no NVIDIA driver on this machine; install one, or use the CPU"
+                                           : "the NVIDIA driver is too old: it supports CUDA up to " +
+                                                 version_text(driver) + ", this library was built with CUDA " +
+                                                 version_text(runtime) + "; update the driver, or use the CPU"));
+  }
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
+    throw Unavailable(asked + "CUDA sees no device (" + to_text(cudaErrorNoDevice) +
+                      "; CUDA_VISIBLE_DEVICES may hide it); use the CPU");
+  }
+  if (error != cudaSuccess) throw Unavailable(asked + "CUDA does not start: " + to_text(error));
+  if (wanted >= count) {
+    throw Unavailable(asked + "there " +
+                      (count == 1 ? "is only cuda:0" : "are only cuda:0 to " + device_name(count - 1)));
+  }
+  return count;
+}
+
+std::string capability(int index) {
+  int major = 0;
+  int minor = 0;
+  ADAMANT_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "asking what the device is");
+  ADAMANT_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "asking what the device is");
+  return std::to_string(major) + "." + std::to_string(minor);
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cuda_backend(int index, int rule, const Allocator& allocator, LaunchShape shape) {
+  check_nothing_left_behind("making an optimizer");
+  device_count_or_throw(index);
+  const OnDevice on(index);
+  const CaptureElsewhere allowed;
+  const cudaError_t found = find_kernels(rule);
+  if (found == cudaErrorNoKernelImageForDevice || found == cudaErrorInvalidDeviceFunction) {
+    cudaGetLastError();
+    throw Unavailable("adamant: device " + device_name(index) + " has compute capability " + capability(index) +
+                      ", for which this library was not built; build it with -DADAMANT_CUDA_ARCHITECTURES=native on "
+                      "this machine, or use the CPU");
+  }
+  check(found, "cudaFuncGetAttributes", "looking for the kernels");
+  return std::make_unique<CudaBackend>(index, rule, allocator, shape);
+}
+
+std::vector<std::string> cuda_devices() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
+  cudaGetLastError();
+  std::vector<std::string> devices;
+  for (int index = 0; index < count; ++index) {
+    cudaDeviceProp properties{};
+    if (cudaGetDeviceProperties(&properties, index) != cudaSuccess) break;
+    devices.push_back(std::string(properties.name) + ", compute capability " + std::to_string(properties.major) + "." +
+                      std::to_string(properties.minor) + ", " + std::to_string(properties.multiProcessorCount) +
+                      " SMs, " + gigabytes(static_cast<std::int64_t>(properties.totalGlobalMem)));
+  }
+  cudaGetLastError();
+  return devices;
+}
+
+}  // namespace adamant::kernels

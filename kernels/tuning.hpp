@@ -1,0 +1,34 @@
+// The tuning values of the CUDA backend, all in one place. None of them can change a result: tests sweep them.
+#pragma once
+
+#include <cstdint>
+
+namespace adamant::kernels {
+
+// Threads of a block of the update kernel, and how many such blocks an SM must be able to hold: together they bound the
+// registers of a thread to 65,536 / (256 * 4) = 64. One 128-bit load a stream and thread is 64 bytes in flight for Adam,
+// so the 1,024 threads that are certain keep 64 KiB in flight on an SM, more than HBM3e needs to hide its latency.
+inline constexpr int kUpdateThreads = 256;
+inline constexpr int kUpdateBlocksPerSm = 4;
+
+// Elements of a tile, the work of one block: four passes of 256 threads over four float32 elements each. Long enough
+// that looking up tile and tensor (two dependent loads) is a small part of it, short enough that 2^20 parameters are
+// 256 blocks, two for each SM of the largest devices.
+inline constexpr std::int64_t kDeviceTile = 4096;
+
+// Tiles of at most this many elements are packed, one a warp instead of one a block, so that 10,000 tensors of 64
+// elements are 1,250 blocks. At 1,024 a warp makes eight passes, and a block would make one.
+inline constexpr std::int64_t kPackedTile = 1024;
+
+// Threads of a block of the scalar kernel, which takes a tensor a thread. Few, because each thread's work is long: 10,000
+// tensors are 157 blocks, one for each SM.
+inline constexpr int kScalarThreads = 64;
+
+// Refreshes of gradient addresses that may be on their way to the device at a time; one more waits for the first.
+inline constexpr int kStagedRefreshes = 4;
+
+// Step counts and options live in chunks that never move, so that a captured graph stays right when more are added.
+inline constexpr std::int64_t kStepCountsPerChunk = 4096;
+inline constexpr std::int64_t kOptionsPerChunk = 64;
+
+}  // namespace adamant::kernels
