@@ -1,5 +1,5 @@
-// Golden digests: 64-bit digests of 500-step runs of every case, the same on every machine, with every compiler and at
-// every SIMD level. They change only through scripts/update_digests.sh, which runs this program with --write.
+// Golden digests: 64-bit digests of 500-step runs of every case, the same on every machine, with every compiler, at every
+// SIMD level and on CUDA devices. They change only through scripts/update_digests.sh, which runs this program with --write.
 #include <gtest/gtest.h>
 
 #include <cinttypes>
@@ -7,10 +7,14 @@
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "host/device_memory.hpp"
 #include "host/measure.hpp"
+#include "tests/device.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
 
@@ -23,33 +27,43 @@ constexpr int kSteps = 500;
 // Of the parameter after every step and of all states after the last. Inputs are put together from integers. Every so
 // often a gradient is zero, the same as another, or a large power of two.
 template <typename Real>
-std::uint64_t digest_of_run(const Case& c, SimdLevel level) {
-  const Fenced<Real> parameter(spread_values<Real>(kCount, seed_of(c.name), -4, 1), 1);
-  const Fenced<Real> gradient(kCount, 3);
-  Optimizer optimizer(c.make(), Device::cpu(), {.threads = 1, .simd = level});
-  EXPECT_EQ(optimizer.simd(), level);
-  const TensorId id = optimizer.add({.name = "x", .parameter = parameter.span(), .gradient = gradient.span()});
+std::uint64_t digest_of_run(const Case& c, Device device, Tuning tuning) {
+  host::DeviceMemory memory(device);
+  // Begun an element or three behind where the device would align them.
+  host::DeviceArray<Real> parameters(memory, kCount + 1);
+  host::DeviceArray<Real> gradients(memory, kCount + 3);
+  std::vector<Real> parameter = spread_values<Real>(kCount, seed_of(c.name), -4, 1);
+  std::vector<Real> gradient(kCount);
+  parameter.insert(parameter.begin(), Real{0});
+  parameters.write(parameter);
+  Optimizer optimizer(c.make(), device, tuning);
+  EXPECT_TRUE(device.kind != Device::Kind::cpu || optimizer.simd() == *tuning.simd);
+  const TensorId id = optimizer.add(
+      {.name = "x", .parameter = {parameters.data() + 1, kCount}, .gradient = {gradients.data() + 3, kCount}});
   Random random(seed_of(c.name) + 1);
   std::uint64_t digest = 0xcbf29ce484222325ULL;
   for (int t = 0; t < kSteps; ++t) {
-    for (Real& g : gradient.span()) {
+    for (Real& g : gradient) {
       g = random.spread<Real>(-9, 1);
       if (random.one_in(16)) g = 0;
       if (random.one_in(64)) g = 16;
     }
+    memory.write(gradients.data() + 3, std::as_bytes(std::span(gradient)));
     optimizer.step();
-    digest = measure::digest(std::span<const Real>(parameter.span()), digest);
+    const std::vector<Real> now = parameters.read();
+    digest = measure::digest(std::span<const Real>(now).subspan(1), digest);
   }
+  std::vector<Real> values(kCount);
   for (const std::string& state : state_names(c.make())) {
-    const Real* const values = optimizer.state(id, state).template as<Real>();
-    digest = measure::digest(std::span<const Real>(values, kCount), digest);
+    memory.read(std::as_writable_bytes(std::span(values)), optimizer.state(id, state).data());
+    digest = measure::digest(std::span<const Real>(values), digest);
   }
   return digest;
 }
 
-std::uint64_t digest_of_run(const TypedCase& c, SimdLevel level) {
+std::uint64_t digest_of_run(const TypedCase& c, Device device, const Tuning& tuning) {
   std::uint64_t digest = 0;
-  with_type(c.type, [&]<typename Real>(Real) { digest = digest_of_run<Real>(c.method_case, level); });
+  with_type(c.type, [&]<typename Real>(Real) { digest = digest_of_run<Real>(c.method_case, device, tuning); });
   return digest;
 }
 
@@ -68,18 +82,27 @@ std::map<std::string, std::string> golden_digests() {
   return golden;
 }
 
+void expect_golden(const TypedCase& c, Device device, const Tuning& tuning, const std::string& where) {
+  static const std::map<std::string, std::string> golden = golden_digests();
+  const std::string key = c.method_case.name + " " + std::string(name(c.type));
+  const auto found = golden.find(key);
+  ASSERT_NE(found, golden.end()) << "tests/digests.txt has no line \"" << key << "\": run scripts/update_digests.sh";
+  EXPECT_EQ(to_text(digest_of_run(c, device, tuning)), found->second)
+      << where << ": the bits of " << key
+      << " have changed. If that was meant, scripts/update_digests.sh writes the new digests and prints what changed";
+}
+
 class Digest : public testing::TestWithParam<TypedCase> {};
 
 TEST_P(Digest, of_500_steps_is_the_golden_one_at_every_simd_level) {
-  static const std::map<std::string, std::string> golden = golden_digests();
-  const std::string key = GetParam().method_case.name + " " + std::string(name(GetParam().type));
-  const auto found = golden.find(key);
-  ASSERT_NE(found, golden.end()) << "tests/digests.txt has no line \"" << key << "\": run scripts/update_digests.sh";
   for (const SimdLevel level : simd_levels()) {
-    EXPECT_EQ(to_text(digest_of_run(GetParam(), level)), found->second)
-        << name(level) << ": the bits of " << key
-        << " have changed. If that was meant, scripts/update_digests.sh writes the new digests and prints what changed";
+    expect_golden(GetParam(), Device::cpu(), {.threads = 1, .simd = level}, std::string(name(level)));
   }
+}
+
+TEST_P(Digest, of_500_steps_is_the_golden_one_on_a_cuda_device) {
+  ADAMANT_NEEDS_DEVICE();
+  expect_golden(GetParam(), cuda_device(), {}, "the device");
 }
 
 INSTANTIATE_TEST_SUITE_P(Table, Digest, testing::ValuesIn(typed(cases())), test_name);
@@ -96,7 +119,7 @@ TEST(Digests, there_is_no_line_without_a_case) {
 void write_digests() {
   for (const TypedCase& c : typed(cases())) {
     std::printf("%s %s %s\n", c.method_case.name.c_str(), std::string(name(c.type)).c_str(),
-                to_text(digest_of_run(c, simd_levels().front())).c_str());
+                to_text(digest_of_run(c, Device::cpu(), {.threads = 1, .simd = simd_levels().front()})).c_str());
   }
 }
 
