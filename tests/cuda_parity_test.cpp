@@ -62,7 +62,8 @@ class FencedOnDevice {
   host::DeviceArray<Real> all_;
 };
 
-// --- through the backends themselves, which tests may shape -----------------------------------------------------------
+// --- through the backends themselves, which tests may shape
+// -----------------------------------------------------------
 
 struct Shape {
   std::int64_t tile = kChunk;
@@ -147,8 +148,8 @@ std::vector<std::vector<Real>> run(Device device, const Case& c, const std::vect
 }
 
 const std::vector<std::int64_t>& sizes() {
-  static const std::vector<std::int64_t> all{0,    1,    2,    3,    4,    5,    31,   63,    64,    65,   127, 128, 0, 255,
-                                             1023, 1024, 1025, 1028, 4095, 4096, 4097, 8191, 12289, 20000, 16,  0};
+  static const std::vector<std::int64_t> all{0,   1,    2,    3,    4,    5,    31,   63,   64,   65,    127,   128, 0,
+                                             255, 1023, 1024, 1025, 1028, 4095, 4096, 4097, 8191, 12289, 20000, 16,  0};
   return all;
 }
 
@@ -181,10 +182,11 @@ TEST_P(ParityOfEveryRule, holds_for_any_size_alignment_tile_block_and_order) {
 
 INSTANTIATE_TEST_SUITE_P(Rules, ParityOfEveryRule, testing::ValuesIn(typed(one_case_per_rule())), test_name);
 
-// --- through the Optimizer ---------------------------------------------------------------------------------------------
+// --- through the Optimizer
+// ---------------------------------------------------------------------------------------------
 
-// The same calls to an Optimizer on the CPU and to one on the device: tensors of both types that come, go, freeze, thaw,
-// change group, gradient and step count, options that change, states saved on one and loaded on the other.
+// The same calls to an Optimizer on the CPU and to one on the device: tensors of both types that come, go, freeze,
+// thaw, change group, gradient and step count, options that change, states saved on one and loaded on the other.
 class Twins {
  public:
   Twins(const Case& c, std::uint64_t seed)

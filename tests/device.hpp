@@ -35,11 +35,11 @@ inline bool device_required() {
 }
 
 // For SetUp() and for the beginning of a TEST.
-#define ADAMANT_NEEDS_DEVICE()                                                                                  \
-  do {                                                                                                          \
-    if (adamant::test::why_no_device().empty()) break;                                                          \
+#define ADAMANT_NEEDS_DEVICE()                                                                                        \
+  do {                                                                                                                \
+    if (adamant::test::why_no_device().empty()) break;                                                                \
     if (adamant::test::device_required()) FAIL() << adamant::test::why_no_device() << ", and ADAMANT_REQUIRE_CUDA=1"; \
-    GTEST_SKIP() << adamant::test::why_no_device();                                                             \
+    GTEST_SKIP() << adamant::test::why_no_device();                                                                   \
   } while (false)
 
 class DeviceTest : public testing::Test {

@@ -1,5 +1,6 @@
-// Golden digests: 64-bit digests of 500-step runs of every case, the same on every machine, with every compiler, at every
-// SIMD level and on CUDA devices. They change only through scripts/update_digests.sh, which runs this program with --write.
+// Golden digests: 64-bit digests of 500-step runs of every case, the same on every machine, with every compiler, at
+// every SIMD level and on CUDA devices. They change only through scripts/update_digests.sh, which runs this program
+// with --write.
 #include <gtest/gtest.h>
 
 #include <cinttypes>
