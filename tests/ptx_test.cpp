@@ -1,5 +1,5 @@
-// What nvcc and ptxas made of kernels/launch.cu, for every architecture of a release: accesses and their order, rounding,
-// registers. Reads the PTX that the build made beside the library and has ptxas report on it; needs no GPU.
+// What nvcc and ptxas made of kernels/launch.cu, for every architecture of a release: accesses and their order,
+// rounding, registers. Reads the PTX that the build made beside the library and has ptxas report on it; needs no GPU.
 #include <cxxabi.h>
 #include <gtest/gtest.h>
 
@@ -18,7 +18,6 @@
 #include <vector>
 
 #include "folder.hpp"
-#include "kernels/launch.hpp"
 #include "kernels/rule_list.hpp"
 #include "kernels/storage.hpp"
 #include "program.hpp"
@@ -297,9 +296,9 @@ Loop loop_of(const Kernel& kernel, const Flow& flow) {
 // What the checks need to know of an update kernel beside its code.
 struct Update {
   std::string name;
-  int streams;                 // parameter and states; the gradient comes on top
+  int streams;  // parameter and states; the gradient comes on top
   std::set<int> element_bytes;
-  int loads;                   // of 16 bytes, in a pass of the loop
+  int loads;  // of 16 bytes, in a pass of the loop
   int stores;
   bool is_double;
 };
@@ -386,9 +385,8 @@ class Ptx : public testing::TestWithParam<Build> {
 
 TEST_P(Ptx, holds_an_update_for_every_rule_and_storage_and_the_scalars_of_every_rule) {
   const auto count = [&](const char* prefix) {
-    return static_cast<std::size_t>(std::count_if(kernels().begin(), kernels().end(), [&](const Kernel& kernel) {
-      return kernel.name.rfind(prefix, 0) == 0;
-    }));
+    return static_cast<std::size_t>(std::count_if(
+        kernels().begin(), kernels().end(), [&](const Kernel& kernel) { return kernel.name.rfind(prefix, 0) == 0; }));
   };
   EXPECT_EQ(count("void adamant::kernels::update<"), updates().size());
   EXPECT_EQ(count("void adamant::kernels::scalars<"), kernels::Rules::kSize);
@@ -408,19 +406,19 @@ TEST_P(Ptx, has_no_double_arithmetic_in_float_updates_and_no_float_arithmetic_in
     expect_no_instruction(kernel, "arithmetic of the other type",
                           [&](const Instruction& instruction) { return instruction.has(other); });
     const std::string own = update.is_double ? "f64" : "f32";
-    EXPECT_TRUE(std::any_of(kernel.code.begin(), kernel.code.end(), [&](const Instruction& instruction) {
-      return instruction.operation() == "mul" && instruction.has(own);
-    })) << kernel.name << " multiplies nothing: this test does not see its arithmetic";
+    EXPECT_TRUE(std::any_of(
+        kernel.code.begin(), kernel.code.end(),
+        [&](const Instruction& instruction) { return instruction.operation() == "mul" && instruction.has(own); }))
+        << kernel.name << " multiplies nothing: this test does not see its arithmetic";
   });
 }
 
 TEST_P(Ptx, keeps_to_global_and_shared_memory_and_calls_nothing) {
   for (const Kernel& kernel : kernels()) {
-    expect_no_instruction(kernel, "local memory, or an access of no known memory",
-                          [](const Instruction& instruction) {
-                            return is_access(instruction) && !instruction.has("global") && !instruction.has("shared") &&
-                                   !instruction.has("param") && !instruction.has("const");
-                          });
+    expect_no_instruction(kernel, "local memory, or an access of no known memory", [](const Instruction& instruction) {
+      return is_access(instruction) && !instruction.has("global") && !instruction.has("shared") &&
+             !instruction.has("param") && !instruction.has("const");
+    });
     expect_no_instruction(kernel, "a call",
                           [](const Instruction& instruction) { return instruction.operation() == "call"; });
     for (const std::string& directive : kernel.directives) {
@@ -501,8 +499,8 @@ TEST_P(Ptx, issues_every_load_of_a_pass_before_it_uses_a_loaded_value) {
     for (const std::size_t i : loop.body) {
       const Instruction& use = kernel.code[i];
       const bool is_store = use.operation() == "st" && use.has("global");
-      const bool reads = std::any_of(use.read.begin(), use.read.end(),
-                                     [&](const std::string& name) { return loaded.contains(name); });
+      const bool reads =
+          std::any_of(use.read.begin(), use.read.end(), [&](const std::string& name) { return loaded.contains(name); });
       if (use.operation() == "mov" || (!reads && !is_store)) continue;
       ++uses;
       const std::vector<bool> after = flow.after(i, loop.head);
@@ -525,8 +523,9 @@ struct Resources {
 std::map<std::string, Resources> resources_of(const Build& build) {
   const Folder folder;
   // As nvcc calls it with the flags of the library.
-  const std::vector<std::string> command{ADAMANT_PTXAS, "-v", "-m64", "--fmad", "false",
-                                         "-arch=sm_" + build.architecture, build.ptx, "-o", folder.file("cubin")};
+  const std::vector<std::string> command{ADAMANT_PTXAS, "-v",    "-m64",
+                                         "--fmad",      "false", "-arch=sm_" + build.architecture,
+                                         build.ptx,     "-o",    folder.file("cubin")};
   const Outcome outcome = run_program(command);
   EXPECT_EQ(outcome.exit_code, 0) << to_text(command, outcome);
   std::map<std::string, Resources> all;
