@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -87,6 +88,7 @@ struct LargeCase {
   Method method;
   int rule;
   std::int64_t offset;
+  friend void PrintTo(const LargeCase& c, std::ostream* out) { *out << c.name; }
 };
 
 template <typename Options>
