@@ -42,7 +42,7 @@ inline bool device_required() {
     GTEST_SKIP() << adamant::test::why_no_device();                                                                   \
   } while (false)
 
-class DeviceTest : public testing::Test {
+class NeedsDevice : public testing::Test {
  protected:
   void SetUp() override { ADAMANT_NEEDS_DEVICE(); }
 };
