@@ -1,10 +1,12 @@
 # Decides whether the library gets its CUDA backend, and makes the objects of it.
 set(ADAMANT_HAVE_CUDA OFF)
+# Machine code for each of these, and PTX for what comes after the last.
+set(ADAMANT_RELEASE_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120)
 if(NOT ADAMANT_CUDA STREQUAL "OFF")
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
-    set(ADAMANT_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120 CACHE STRING
+    set(ADAMANT_CUDA_ARCHITECTURES ${ADAMANT_RELEASE_ARCHITECTURES} CACHE STRING
       "CUDA architectures, as CMAKE_CUDA_ARCHITECTURES has them; native for those of this machine")
     set(CMAKE_CUDA_ARCHITECTURES ${ADAMANT_CUDA_ARCHITECTURES})
     enable_language(CUDA)
