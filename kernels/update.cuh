@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerSm) update(con
   const std::int64_t left = row.count - tile.first;
   update.run(static_cast<int>(left < tables.tile_size ? left : tables.tile_size), rank, team);
   // The step count goes with the tensor's first tile, so that a step that was not launched has advanced nothing.
-  if (tile.first == 0 && rank == 0) *row.step_count = scalars.step_count;
+  if (tile.first == 0 && rank == 0) *DeviceStream<std::int64_t>{row.step_count}.global() = scalars.step_count;
 }
 
 }  // namespace adamant::kernels
