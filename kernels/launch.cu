@@ -16,9 +16,8 @@ __device__ void write_scalars(const typename Rule::Options& options, std::int64_
   using Step = typename Rule::template Step<Real>;
   static_assert(sizeof(Step) <= kScalarBytes && alignof(Step) <= alignof(Scalars));
   const Step step = Step::at_step(options, t);
-  memcpy(scalars.step.bytes, &step, sizeof step);
-  const Real scale = static_cast<Real>(gradient_scale(options));
-  memcpy(scalars.gradient_scale, &scale, sizeof scale);
+  *reinterpret_cast<Step*>(scalars.step.bytes) = step;
+  *reinterpret_cast<Real*>(scalars.gradient_scale) = static_cast<Real>(gradient_scale(options));
   scalars.step_count = t;
 }
 
