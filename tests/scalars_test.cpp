@@ -1,5 +1,5 @@
 // Promise P3: the few scalars that a step computes from options and step count, held against their closed forms in long
-// double. Their bits on a device are in device_rules_test.cu.
+// double. Their bits on a device are in cuda_rules_test.cpp.
 #include <gtest/gtest.h>
 
 #include <cfloat>
