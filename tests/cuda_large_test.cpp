@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -117,7 +118,8 @@ TEST_P(CudaLarge, tensors_are_stepped_where_32_bits_run_out_and_nowhere_else) {
     for (std::size_t i = 0; i < arrays.size(); ++i) {
       before.back().push_back(spread_values<float>(LargeArray::size(segment), ++seed, -6, 2));
       // States as they are before the first step, but not in the zones.
-      for (std::int64_t j = 0; i >= 2 && j < segment.end - segment.begin; ++j) before.back()[i][kZone + j] = 0.0F;
+      for (std::int64_t j = 0; i >= 2 && j < segment.end - segment.begin; ++j)
+        before.back()[i][static_cast<std::size_t>(kZone + j)] = 0.0F;
       arrays[i].write(segment, before.back()[i]);
     }
   }

@@ -1,0 +1,369 @@
+// Promise P5 on a CUDA device: a step takes part in streams and graphs as it is. Replays go on from the step counts and
+// options that they find; what cannot be part of a graph is refused and leaves the capture as it was.
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "adamant/adamant.hpp"
+#include "host/device_memory.hpp"
+#include "kernels/tuning.hpp"
+#include "tests/device.hpp"
+#include "tests/inputs.hpp"
+#include "tests/methods.hpp"
+
+namespace adamant::test {
+namespace {
+
+class OwnStream {
+ public:
+  OwnStream() { EXPECT_EQ(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), cudaSuccess); }
+  ~OwnStream() { EXPECT_EQ(cudaStreamDestroy(stream_), cudaSuccess); }
+  OwnStream(const OwnStream&) = delete;
+  OwnStream& operator=(const OwnStream&) = delete;
+  operator Stream() const { return stream_; }  // NOLINT(google-explicit-constructor)
+  void wait() const { EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess); }
+  void begin_capture() const {
+    ASSERT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal), cudaSuccess);
+  }
+  // What was captured, ready to be launched.
+  cudaGraphExec_t end_capture() const {
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t ready = nullptr;
+    EXPECT_EQ(cudaStreamEndCapture(stream_, &graph), cudaSuccess);
+    EXPECT_EQ(cudaGraphInstantiateWithFlags(&ready, graph, 0), cudaSuccess);
+    EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+    return ready;
+  }
+  void launch(cudaGraphExec_t graph) const { EXPECT_EQ(cudaGraphLaunch(graph, stream_), cudaSuccess); }
+  bool is_capturing() const {
+    cudaStreamCaptureStatus status{};
+    EXPECT_EQ(cudaStreamIsCapturing(stream_, &status), cudaSuccess);
+    return status == cudaStreamCaptureStatusActive;
+  }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+constexpr std::int64_t kCounts[] = {5000, 64, 0, 7};
+
+// The same tensors on one device: parameters, and two gradients for each.
+struct Model {
+  Model(const Method& method, Device device) : memory(device), optimizer(method, device) {
+    for (std::size_t i = 0; i < std::size(kCounts); ++i) add(kCounts[i]);
+  }
+  TensorId add(std::int64_t count) {
+    const auto i = parameters.size();
+    parameters.emplace_back(memory, std::span<const float>(spread_values<float>(count, i + 1, -4, 1)));
+    gradients.emplace_back(memory, std::span<const float>(spread_values<float>(count, i + 100, -8, 2)));
+    others.emplace_back(memory, std::span<const float>(spread_values<float>(count, i + 200, -8, 2)));
+    return optimizer.add({.name = std::to_string(i),
+                          .parameter = {parameters.back().data(), count},
+                          .gradient = {gradients.back().data(), count}});
+  }
+  ConstArray other(std::size_t i) const { return {others[i].data(), others[i].count()}; }
+  ConstArray first(std::size_t i) const { return {gradients[i].data(), gradients[i].count()}; }
+
+  host::DeviceMemory memory;
+  std::vector<host::DeviceArray<float>> parameters;
+  std::vector<host::DeviceArray<float>> gradients;
+  std::vector<host::DeviceArray<float>> others;
+  Optimizer optimizer;
+};
+
+// A model on the device and its twin on the CPU.
+class CudaStreams : public NeedsDevice {
+ protected:
+  void expect_same(Model& on_cpu, Model& on_device) {
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    const std::vector<TensorId> ids = on_cpu.optimizer.tensors();
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      ASSERT_EQ(on_cpu.optimizer.step_count(ids[i]), on_device.optimizer.step_count(ids[i])) << "tensor " << i;
+      ASSERT_TRUE(same_bits(on_cpu.parameters[i].read(), on_device.parameters[i].read())) << "tensor " << i;
+      for (const std::string& name : state_names(on_cpu.optimizer.options())) {
+        const Array expected = on_cpu.optimizer.state(ids[i], name);
+        std::vector<float> got(static_cast<std::size_t>(expected.count()));
+        on_device.memory.read(std::as_writable_bytes(std::span(got)), on_device.optimizer.state(ids[i], name).data());
+        ASSERT_TRUE(same_bits(std::span<const float>(expected.as<float>(), got.size()), std::span<const float>(got)))
+            << "tensor " << i << ", " << name;
+      }
+    }
+    EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+  }
+};
+
+class GraphOfEveryRule : public CudaStreams, public testing::WithParamInterface<TypedCase> {};
+
+TEST_P(GraphOfEveryRule, replays_on_from_the_step_counts_and_options_that_it_finds) {
+  const Method method = GetParam().method_case.make();
+  Model on_cpu(method, Device::cpu());
+  Model on_device(method, cuda_device());
+  const OwnStream stream;
+  on_device.optimizer.prepare(stream);
+  stream.begin_capture();
+  on_device.optimizer.step(stream);
+  cudaGraphExec_t graph = stream.end_capture();
+  for (const TensorId id : on_device.optimizer.tensors()) {
+    EXPECT_EQ(on_device.optimizer.step_count(id, stream), 0) << "capturing is not stepping";
+  }
+  for (int i = 0; i < 20; ++i) {
+    const double rate = 0.1 / (i + 1);
+    for (Model* model : {&on_cpu, &on_device}) model->optimizer.set_learning_rate(GroupId{}, rate, stream);
+    stream.launch(graph);
+    on_cpu.optimizer.step();
+    if (i % 5 != 4) continue;  // eager steps between the replays
+    for (Model* model : {&on_cpu, &on_device}) model->optimizer.step(stream);
+  }
+  for (Model* model : {&on_cpu, &on_device}) model->optimizer.set_step_count(TensorId{1}, 5, stream);
+  stream.launch(graph);
+  on_cpu.optimizer.step();
+  stream.wait();
+  expect_same(on_cpu, on_device);
+  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
+}
+
+std::vector<TypedCase> rules_once() {
+  std::vector<TypedCase> all;
+  for (const Case& c : one_case_per_rule()) all.push_back({c, DataType::float32});
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Rules, GraphOfEveryRule, testing::ValuesIn(rules_once()), test_name);
+
+TEST_F(CudaStreams, have_a_setter_that_is_captured_as_a_node_of_the_graph) {
+  Model on_cpu(Adam{}, Device::cpu());
+  Model on_device(Adam{}, cuda_device());
+  const OwnStream stream;
+  on_device.optimizer.prepare(stream);
+  stream.begin_capture();
+  on_device.optimizer.set_learning_rate(GroupId{}, 0.5, stream);
+  on_device.optimizer.step(stream);
+  on_device.optimizer.set_learning_rate(GroupId{}, 0.25, stream);
+  on_device.optimizer.set_step_count(TensorId{0}, 7, stream);
+  on_device.optimizer.step(stream);
+  cudaGraphExec_t graph = stream.end_capture();
+  for (int i = 0; i < 3; ++i) {
+    on_device.optimizer.set_learning_rate(GroupId{}, 1e-9, stream);  // the graph sets its own
+    stream.launch(graph);
+    on_cpu.optimizer.set_learning_rate(GroupId{}, 0.5);
+    on_cpu.optimizer.step();
+    on_cpu.optimizer.set_learning_rate(GroupId{}, 0.25);
+    on_cpu.optimizer.set_step_count(TensorId{0}, 7);
+    on_cpu.optimizer.step();
+  }
+  stream.wait();
+  expect_same(on_cpu, on_device);
+  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
+}
+
+TEST_F(CudaStreams, replay_with_the_gradients_that_prepare_brought_to_the_device) {
+  Model on_cpu(Momentum{}, Device::cpu());
+  Model on_device(Momentum{}, cuda_device());
+  const OwnStream stream;
+  on_device.optimizer.prepare(stream);
+  stream.begin_capture();
+  on_device.optimizer.step(stream);
+  cudaGraphExec_t graph = stream.end_capture();
+  // More often than there is staging memory for.
+  for (int i = 0; i < 3 * kernels::kStagedRefreshes; ++i) {
+    for (Model* model : {&on_cpu, &on_device}) {
+      for (std::size_t tensor = 0; tensor < std::size(kCounts); ++tensor) {
+        if (i % 2 == 0 || tensor % 2 == 1) {
+          model->optimizer.set_gradient(TensorId{static_cast<std::int64_t>(tensor)},
+                                        i % 2 == 0 ? model->other(tensor) : model->first(tensor), stream);
+        }
+      }
+    }
+    on_device.optimizer.prepare(stream);
+    stream.launch(graph);
+    on_cpu.optimizer.step();
+  }
+  stream.wait();
+  expect_same(on_cpu, on_device);
+  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
+}
+
+TEST_F(CudaStreams, take_new_gradients_with_a_step_as_often_as_they_change) {
+  Model on_cpu(Adam{}, Device::cpu());
+  Model on_device(Adam{}, cuda_device());
+  const OwnStream stream;
+  for (int i = 0; i < 5 * kernels::kStagedRefreshes; ++i) {
+    for (Model* model : {&on_cpu, &on_device}) {
+      const std::size_t tensor = static_cast<std::size_t>(i) % std::size(kCounts);
+      model->optimizer.set_gradient(TensorId{static_cast<std::int64_t>(tensor)},
+                                    i % 3 == 0 ? model->other(tensor) : model->first(tensor), stream);
+      model->optimizer.step(stream);
+    }
+  }
+  stream.wait();
+  expect_same(on_cpu, on_device);
+}
+
+// A graph goes on stepping what it was captured with, whatever is added later; options stay where it looks for them.
+TEST_F(CudaStreams, replay_a_graph_after_tensors_and_groups_were_added) {
+  Model on_cpu(Adam{}, Device::cpu());
+  Model on_device(Adam{}, cuda_device());
+  const OwnStream stream;
+  on_device.optimizer.prepare(stream);
+  stream.begin_capture();
+  on_device.optimizer.step(stream);
+  cudaGraphExec_t graph = stream.end_capture();
+  const auto more = static_cast<int>(kernels::kOptionsPerChunk) + 3;
+  for (int i = 0; i < more; ++i) on_device.optimizer.add_group(Adam{});
+  for (int i = 0; i < 5; ++i) on_device.add(100);
+  on_device.optimizer.freeze(TensorId{3});
+  on_device.optimizer.step(stream);
+  on_device.optimizer.thaw(TensorId{3});
+  for (Model* model : {&on_cpu, &on_device}) model->optimizer.set_learning_rate(GroupId{}, 0.3, stream);
+  stream.launch(graph);
+  stream.launch(graph);
+  stream.wait();
+  on_cpu.optimizer.set_learning_rate(GroupId{}, 1e-3);
+  on_cpu.optimizer.freeze(TensorId{3});
+  on_cpu.optimizer.step();
+  on_cpu.optimizer.thaw(TensorId{3});
+  on_cpu.optimizer.set_learning_rate(GroupId{}, 0.3);
+  on_cpu.optimizer.step();
+  on_cpu.optimizer.step();
+  expect_same(on_cpu, on_device);
+  EXPECT_EQ(on_device.optimizer.step_count(TensorId{5}), 1) << "added after the capture, stepped once since";
+  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
+}
+
+TEST_F(CudaStreams, that_are_captured_refuse_what_cannot_be_part_of_a_graph_and_go_on) {
+  Model on_cpu(Adam{}, Device::cpu());
+  Model on_device(Adam{}, cuda_device());
+  Optimizer& optimizer = on_device.optimizer;
+  const OwnStream stream;
+  const TensorId first{0};
+  const std::string file = testing::TempDir() + "adamant-cuda-stream-test.safetensors";
+  optimizer.save(file, {}, stream);
+  const auto refused = [&](const char* what, const auto& call) {
+    try {
+      call();
+      ADD_FAILURE() << what << " was not refused";
+    } catch (const std::invalid_argument& error) {
+      EXPECT_NE(std::string(error.what()).find(what), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("captured"), std::string::npos) << error.what();
+    }
+    EXPECT_TRUE(stream.is_capturing()) << what;
+  };
+  stream.begin_capture();
+  refused("set_gradient", [&] { optimizer.set_gradient(first, on_device.other(0), stream); });
+  refused("freeze", [&] { optimizer.freeze(first, stream); });
+  refused("thaw", [&] { optimizer.thaw(first, stream); });
+  refused("set_group", [&] { optimizer.set_group(first, GroupId{}, stream); });
+  refused("step count", [&] { (void)optimizer.step_count(first, stream); });
+  refused("load", [&] { optimizer.load(file, {}, stream); });
+  optimizer.step(stream);
+  cudaGraphExec_t graph = stream.end_capture();
+  EXPECT_FALSE(optimizer.frozen(first));
+
+  // With something still to be brought to the device, through a stream that is not captured.
+  optimizer.set_gradient(first, on_device.other(0));
+  stream.begin_capture();
+  refused("set_gradient", [&] { optimizer.step(stream); });
+  refused("prepare", [&] { optimizer.prepare(stream); });
+  EXPECT_EQ(cudaGraphExecDestroy(stream.end_capture()), cudaSuccess);
+  optimizer.set_gradient(first, on_device.first(0));
+  const TensorId added = on_device.add(10);
+  stream.begin_capture();
+  refused("step", [&] { optimizer.step(stream); });
+  refused("prepare", [&] { optimizer.prepare(stream); });
+  EXPECT_EQ(cudaGraphExecDestroy(stream.end_capture()), cudaSuccess);
+  optimizer.remove(added);
+  optimizer.prepare(stream);
+  stream.launch(graph);
+  on_cpu.optimizer.step();
+  stream.wait();
+  expect_same(on_cpu, on_device);
+  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
+}
+
+// Allocating on the optimizer's own stream disturbs nobody's capture.
+TEST_F(CudaStreams, can_be_captured_while_another_optimizer_is_made_and_prepared) {
+  Model captured(Adam{}, cuda_device());
+  Model on_cpu(Adam{}, Device::cpu());
+  host::DeviceMemory memory(cuda_device());
+  const host::DeviceArray<float> parameter(memory, 100);
+  const host::DeviceArray<float> gradient(memory, 100);
+  const OwnStream stream;
+  captured.optimizer.prepare(stream);
+  stream.begin_capture();
+  captured.optimizer.step(stream);
+  {
+    Optimizer another(Adam{}, cuda_device());
+    another.add({.name = "x", .parameter = {parameter.data(), 100}, .gradient = {gradient.data(), 100}});
+    another.prepare(stream == nullptr ? nullptr : static_cast<Stream>(cudaStreamPerThread));
+  }
+  ASSERT_TRUE(stream.is_capturing());
+  cudaGraphExec_t graph = stream.end_capture();
+  stream.launch(graph);
+  stream.wait();
+  on_cpu.optimizer.step();
+  expect_same(on_cpu, captured);
+  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
+}
+
+TEST_F(CudaStreams, of_their_own_keep_the_order_that_events_give_them) {
+  Model on_cpu(Adam{}, Device::cpu());
+  Model on_device(Adam{}, cuda_device());
+  const OwnStream left;
+  const OwnStream right;
+  cudaEvent_t done = nullptr;
+  ASSERT_EQ(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), cudaSuccess);
+  for (int i = 0; i < 10; ++i) {
+    const OwnStream& from = i % 2 == 0 ? left : right;
+    const OwnStream& to = i % 2 == 0 ? right : left;
+    on_device.optimizer.step(from);
+    on_cpu.optimizer.step();
+    ASSERT_EQ(cudaEventRecord(done, from), cudaSuccess);
+    ASSERT_EQ(cudaStreamWaitEvent(to, done, 0), cudaSuccess);
+  }
+  expect_same(on_cpu, on_device);
+  EXPECT_EQ(cudaEventDestroy(done), cudaSuccess);
+}
+
+// Memory goes back behind the steps that use it, in whatever stream they are.
+TEST_F(CudaStreams, finish_their_steps_before_memory_that_they_use_goes_back) {
+  const OwnStream stream;
+  Model on_cpu(Adam{}, Device::cpu());
+  Model on_device(Adam{}, cuda_device());
+  on_device.optimizer.step(stream);
+  on_cpu.optimizer.step();
+  on_device.add(3000);
+  on_device.optimizer.step(stream);  // with new tables; the old ones go back behind the step before
+  on_cpu.optimizer.step();
+  on_device.optimizer.remove(TensorId{4});
+  on_device.optimizer.step(stream);
+  on_cpu.optimizer.step();
+  {
+    Model gone(Adam{}, cuda_device());
+    gone.optimizer.step(stream);
+    stream.wait();
+  }
+  expect_same(on_cpu, on_device);
+}
+
+TEST_F(CudaStreams, leave_the_current_device_as_it_was) {
+  int devices = 0;
+  ASSERT_EQ(cudaGetDeviceCount(&devices), cudaSuccess);
+  if (devices < 2) GTEST_SKIP() << "there is one CUDA device; a second is needed";
+  ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+  {
+    Model on_device(Adam{}, cuda_device());
+    const OwnStream stream_of_the_other;
+    on_device.optimizer.step();
+    int current = -1;
+    ASSERT_EQ(cudaGetDevice(&current), cudaSuccess);
+    EXPECT_EQ(current, 1);
+  }
+  ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
+}
+
+}  // namespace
+}  // namespace adamant::test
