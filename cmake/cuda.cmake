@@ -21,13 +21,18 @@ else()
   message(STATUS "adamant: no CUDA backend (ADAMANT_CUDA=${ADAMANT_CUDA})")
 endif()
 
-# The flags that device code gets: those that promise P1 rests on. CMake 3.25 does not know C++20 for nvcc.
-set(ADAMANT_CUDA_OPTIONS -std=c++20 -fmad=false -ftz=false -prec-div=true -prec-sqrt=true --expt-relaxed-constexpr
-  "SHELL:-Xcompiler -Wall,-Wextra,-fno-fast-math,-ffp-contract=off")
+# The flags that device code gets: those that promise P1 rests on, the host's among them (cmake/numerics.cmake has them),
+# and whole device code in each file. They come after whatever flags the project around us sets, and nvcc follows the last:
+# they undo its --use_fast_math or -rdc=true. CMake 3.25 does not know C++20 for nvcc.
+set(ADAMANT_CUDA_OPTIONS -std=c++20 -fmad=false -ftz=false -prec-div=true -prec-sqrt=true -rdc=false
+  --expt-relaxed-constexpr "SHELL:-Xcompiler -Wall,-Wextra,-fno-fast-math,-fno-finite-math-only,-fno-associative-math"
+  "SHELL:-Xcompiler -fno-reciprocal-math,-fsigned-zeros,-ffp-contract=off,-fno-lto")
 
 function(adamant_device_code target)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:${ADAMANT_CUDA_OPTIONS}>
     $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${ADAMANT_WERROR}>>:-Werror=all-warnings>)
+  # A standard that the project around us has chosen would come after ours.
+  set_property(TARGET ${target} PROPERTY CUDA_STANDARD)
 endfunction()
 
 if(ADAMANT_HAVE_CUDA)
@@ -44,7 +49,13 @@ if(ADAMANT_HAVE_CUDA)
     POSITION_INDEPENDENT_CODE ON
     UNITY_BUILD OFF
     CXX_EXTENSIONS OFF
-    CUDA_SEPARABLE_COMPILATION OFF)
+    CUDA_SEPARABLE_COMPILATION OFF
+    # That of device code would leave it to whoever links the library.
+    INTERPROCEDURAL_OPTIMIZATION OFF
+    INTERPROCEDURAL_OPTIMIZATION_DEBUG OFF
+    INTERPROCEDURAL_OPTIMIZATION_RELEASE OFF
+    INTERPROCEDURAL_OPTIMIZATION_RELWITHDEBINFO OFF
+    INTERPROCEDURAL_OPTIMIZATION_MINSIZEREL OFF)
   adamant_warnings(adamant_cuda)
   adamant_numerics(adamant_cuda)
   adamant_device_code(adamant_cuda)

@@ -1,6 +1,8 @@
 # Builds this project, which installs nothing of adamant unless it asks to.
 include("${CMAKE_CURRENT_LIST_DIR}/../steps.cmake")
-configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" -DBUILD_SHARED_LIBS=OFF)
+string(REGEX REPLACE "-.*" "" architecture "${CUDA_ARCHITECTURE}")
+configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" -DBUILD_SHARED_LIBS=OFF ${CUDA_OPTIONS} -DENABLES_CUDA=${HAVE_CUDA}
+  -DADAMANT_CUDA_ARCHITECTURES=${architecture}-virtual -DOWN_CUDA_ARCHITECTURE=${architecture}-real)
 build("${HERE}")
 expect_same_output("${HERE}/bin/program")
 
@@ -10,6 +12,18 @@ if(NOT result EQUAL 0 OR NOT sections MATCHES "\\.text" OR sections MATCHES "\\.
   message(FATAL_ERROR "the library's objects hold code for the link-time optimiser, or none")
 endif()
 
+# Device code as the library has it, whatever flags there are around it.
+if(HAVE_CUDA)
+  find_program(cuobjdump cuobjdump HINTS "${CUDA_FOLDER}" REQUIRED)
+  execute_process(COMMAND "${cuobjdump}" -ptx "${HERE}/adamant/libadamant.a" OUTPUT_VARIABLE ptx RESULT_VARIABLE result)
+  if(NOT result EQUAL 0 OR NOT ptx MATCHES "div\\.rn\\.f32" OR NOT ptx MATCHES "sqrt\\.rn\\.f32")
+    message(FATAL_ERROR "the library has no device code that divides and takes roots")
+  endif()
+  if(ptx MATCHES "[a-z.]+\\.ftz[.a-z0-9]*|fma\\.[.a-z0-9]+|[a-z.]+\\.(approx|full)[.a-z0-9]*|(mul|add|sub)\\.f(32|64)")
+    message(FATAL_ERROR "the library's device code has ${CMAKE_MATCH_0}")
+  endif()
+endif()
+
 run("${CMAKE_COMMAND}" --install "${HERE}" --config "${CONFIG}" --prefix "${HERE}/prefix")
 file(GLOB installed "${HERE}/prefix/*")
 if(installed)
@@ -17,4 +31,4 @@ if(installed)
 endif()
 
 # The build type is the project's to choose, also where it has chosen none.
-configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}_without_build_type" -DCMAKE_BUILD_TYPE=)
+configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}_without_build_type" -DCMAKE_BUILD_TYPE= ${CUDA_OPTIONS})

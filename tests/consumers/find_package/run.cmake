@@ -9,3 +9,9 @@ configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" "-DCMAKE_PREFIX_PATH=${INSTALLED
 build("${HERE}")
 expect_same_output("${HERE}/bin/program")
 run("${HERE}/bin/errors")
+
+if("${KIND}" STREQUAL "static" AND HAVE_CUDA)
+  expect_refusal("this static library needs the runtime of CUDA [0-9]+\\.[0-9]+ or a later.*CUDAToolkit_ROOT"
+    "${CMAKE_CURRENT_LIST_DIR}" "${HERE}_without_cuda" "-DCMAKE_PREFIX_PATH=${INSTALLED}"
+    -DCMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit=ON)
+endif()
