@@ -49,17 +49,11 @@ if(ADAMANT_HAVE_CUDA)
     POSITION_INDEPENDENT_CODE ON
     UNITY_BUILD OFF
     CXX_EXTENSIONS OFF
-    CUDA_SEPARABLE_COMPILATION OFF
-    # That of device code would leave it to whoever links the library.
-    INTERPROCEDURAL_OPTIMIZATION OFF
-    INTERPROCEDURAL_OPTIMIZATION_DEBUG OFF
-    INTERPROCEDURAL_OPTIMIZATION_RELEASE OFF
-    INTERPROCEDURAL_OPTIMIZATION_RELWITHDEBINFO OFF
-    INTERPROCEDURAL_OPTIMIZATION_MINSIZEREL OFF)
+    CUDA_SEPARABLE_COMPILATION OFF)
   adamant_warnings(adamant_cuda)
   adamant_numerics(adamant_cuda)
   adamant_device_code(adamant_cuda)
-  target_compile_options(adamant_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fno-lto>)
+  adamant_no_lto(adamant_cuda)
   # The static runtime, so that the library needs no CUDA installed; a project may ask for the shared one as CMake has it.
   if(CMAKE_CUDA_RUNTIME_LIBRARY STREQUAL "Shared")
     set(ADAMANT_CUDA_RUNTIME CUDA::cudart)
