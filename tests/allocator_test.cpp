@@ -1,5 +1,5 @@
-// Memory from the user's own allocator, on the CPU and on a CUDA device: every allocation and release goes through it, and
-// what it does wrong or cannot do leaves everything as it was.
+// Memory from the user's own allocator, on the CPU and on a CUDA device: every allocation and release goes through it,
+// and what it does wrong or cannot do leaves everything as it was.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -20,8 +20,8 @@
 namespace adamant::test {
 namespace {
 
-// An allocator that keeps the books. Its memory holds anything but zeros, and is given back only with the object: nothing
-// here waits for the stream in which it is released.
+// An allocator that keeps the books. Its memory holds anything but zeros, and is given back only with the object:
+// nothing here waits for the stream in which it is released.
 class Books {
  public:
   explicit Books(Device device) : memory_(device) {}
@@ -45,8 +45,8 @@ class Books {
     return at < after->first + after->second;
   }
 
-  int null_at = 0;                                 // this call, from 1, returns null
-  std::size_t offset = 0;                          // by which what it returns is misaligned
+  int null_at = 0;                // this call, from 1, returns null
+  std::size_t offset = 0;         // by which what it returns is misaligned
   std::function<void()> instead;  // what a call does, if anything, before it allocates
 
  private:
@@ -66,7 +66,8 @@ class Books {
     const auto found = live_.find(static_cast<std::byte*>(data));
     note(found != live_.end(), "something was released that is not allocated");
     if (found == live_.end()) return;
-    note(found->second == bytes, std::to_string(bytes) + " bytes were released and not " + std::to_string(found->second));
+    note(found->second == bytes,
+         std::to_string(bytes) + " bytes were released and not " + std::to_string(found->second));
     note((stream == nullptr) == (memory_.device() == Device::cpu()), "the stream is not one of the optimizer's own");
     live_.erase(found);
   }

@@ -83,7 +83,9 @@ TEST(CudaHeaderTypes, keep_const_const) {
 }
 
 template <typename T>
-concept ToArray = requires { array(std::declval<T>()); };
+concept ToArray = requires {
+  array(std::declval<T>());
+};
 
 TEST(CudaHeaderTypes, are_refused_where_the_elements_would_be_gone_or_are_none_of_ours) {
   static_assert(ToArray<thrust::device_vector<float>&>);

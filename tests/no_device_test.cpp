@@ -1,5 +1,5 @@
-// A program with the library in it, on a machine where no CUDA device can be used, as for most who only try it: it starts,
-// is told what is missing, and goes on with the CPU. Where there is a device it is hidden from this program.
+// A program with the library in it, on a machine where no CUDA device can be used, as for most who only try it: it
+// starts, is told what is missing, and goes on with the CPU. Where there is a device it is hidden from this program.
 #include <gtest/gtest.h>
 
 #include <cstdlib>

@@ -1,7 +1,8 @@
 /// \file
-/// CUDA's own types where the interface takes an Array, a ConstArray or a Stream: thrust::device_vector, cuda::std::span
-/// and cuda::stream_ref. `#include <adamant/cuda.hpp>` beside adamant.hpp, in what nvcc compiles, or g++ and clang with
-/// the toolkit's folders `include` and `include/cccl` on their path. No other header of adamant includes one of CUDA's.
+/// CUDA's own types where the interface takes an Array, a ConstArray or a Stream: thrust::device_vector,
+/// cuda::std::span and cuda::stream_ref. `#include <adamant/cuda.hpp>` beside adamant.hpp, in what nvcc compiles, or
+/// g++ and clang with the toolkit's folders `include` and `include/cccl` on their path. No other header of adamant
+/// includes one of CUDA's.
 ///
 ///     optimizer.add({.name = "w", .parameter = adamant::array(weights), .gradient = adamant::array(gradient)});
 ///     optimizer.step(adamant::stream(stream));
@@ -18,8 +19,8 @@
 
 namespace adamant {
 
-/// The elements of a device_vector, where they are: nothing is copied. It must not be resized, moved from or destroyed as
-/// long as an Optimizer has them.
+/// The elements of a device_vector, where they are: nothing is copied. It must not be resized, moved from or destroyed
+/// as long as an Optimizer has them.
 template <typename T, typename Allocator>
 requires detail::kIsElement<T> Array array(thrust::device_vector<T, Allocator>& vector) {
   return {thrust::raw_pointer_cast(vector.data()), vector.size()};
