@@ -542,7 +542,7 @@ TEST(Trap01Indexing, tiles_of_a_tensor_beyond_2_to_the_33_cover_every_element_on
   const std::int64_t tile = 16 * kChunk;
   kernels::TensorRow row{};
   row.count = count;
-  const kernels::StepPlan plan = host::make_plan({row}, tile);
+  const kernels::StepPlan plan = host::make_plan({row}, tile, 0);
   std::int64_t next = 0;
   for (const kernels::Tile& t : plan.tiles) {
     ASSERT_EQ(t.first, next);
