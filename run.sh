@@ -17,7 +17,8 @@ if [ $# -gt 1 ]; then sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
 scripts/setup.sh
 echo "== Building: about two minutes on two cores"
 mkdir -p build report
-cmake --preset release > build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
+architectures=$(scripts/cuda_architectures.sh)
+cmake --preset release ${architectures:+"$architectures"} > build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
 cmake --build --preset release --target adamant_program digits > build/build-release.log 2>&1 || { tail -n 80 build/build-release.log; exit 1; }
 adamant=build/release/bin/adamant
 

@@ -25,10 +25,11 @@ if [ -n "${ADAMANT_EMULATOR:-}" ] && { command -v nvcc > /dev/null || [ -n "${CU
   preset=emulated
 else
   preset=release
+  architectures=$(scripts/cuda_architectures.sh)
 fi
 echo "== Building ($preset): about four minutes on two cores"
 mkdir -p build
-cmake --preset "$preset" > build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
+cmake --preset "$preset" ${architectures:+"$architectures"} > build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
 grep -o 'adamant: .*CUDA backend.*' build/configure.log || true
 build "$preset"
 

@@ -18,10 +18,14 @@ install(FILES ${CMAKE_CURRENT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DA
   COMPONENT adamant_development)
 
 # --- find_package(adamant CONFIG)
-set(adamant_needs_openmp OFF)  # a shared library brings the OpenMP runtime along by itself
+# A shared library brings along the OpenMP runtime by itself, and has CUDA's inside.
+set(adamant_needs_openmp OFF)
+set(adamant_needs_cuda OFF)
 if(adamant_type STREQUAL STATIC_LIBRARY)
   set(adamant_needs_openmp ON)
+  set(adamant_needs_cuda ${ADAMANT_HAVE_CUDA})
 endif()
+set(adamant_cuda_version ${CUDAToolkit_VERSION_MAJOR}.${CUDAToolkit_VERSION_MINOR})
 install(EXPORT adamantTargets NAMESPACE adamant:: DESTINATION ${adamant_config_folder} COMPONENT adamant_development)
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/adamantConfig.cmake.in ${adamant_generated}/adamantConfig.cmake
   INSTALL_DESTINATION ${adamant_config_folder} NO_SET_AND_CHECK_MACRO)
@@ -50,6 +54,12 @@ if(adamant_needs_openmp)
     list(TRANSFORM OpenMP_CXX_LIB_NAMES PREPEND " -l" OUTPUT_VARIABLE adamant_pc_libraries)
     list(JOIN adamant_pc_libraries "" adamant_pc_libraries)
   endif()
+endif()
+# CUDA's runtime is where the toolkit is; --define-variable=cudadir=FOLDER says that it is elsewhere.
+set(adamant_pc_variables)
+if(adamant_needs_cuda)
+  set(adamant_pc_variables "cudadir=${CUDAToolkit_LIBRARY_DIR}\n")
+  string(APPEND adamant_pc_libraries " -L\${cudadir} ${ADAMANT_CUDA_RUNTIME_FLAGS}")
 endif()
 configure_file(${CMAKE_CURRENT_LIST_DIR}/adamant.pc.in ${adamant_generated}/adamant.pc @ONLY)
 install(FILES ${adamant_generated}/adamant.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT adamant_development)

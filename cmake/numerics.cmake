@@ -8,3 +8,14 @@ function(adamant_numerics target)
     # Clang assumes no traps as it is, and warns when it is told to.
     $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fno-trapping-math>)
 endfunction()
+
+# Optimisation at link time would put code of different SIMD levels together and leave device code to whoever links the
+# library. A project around us may ask for it by property, of any configuration, or by flag.
+function(adamant_no_lto target)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fno-lto>)
+  set_property(TARGET ${target} PROPERTY INTERPROCEDURAL_OPTIMIZATION OFF)
+  foreach(config IN ITEMS ${CMAKE_BUILD_TYPE} ${CMAKE_CONFIGURATION_TYPES})
+    string(TOUPPER ${config} config)
+    set_property(TARGET ${target} PROPERTY INTERPROCEDURAL_OPTIMIZATION_${config} OFF)
+  endforeach()
+endfunction()

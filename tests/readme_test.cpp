@@ -1,8 +1,8 @@
 // The code in README.md, CONTRIBUTING.md and docs/*.md. Every block says its language. One marked ```cpp is compiled
 // against the library, and run if it has a main(); a fragment is compiled as the body of a function in which an
-// `optimizer` and vectors of floats `parameter` and `gradient` are known. Of the other languages the syntax is checked,
-// and of patches that they apply. Then the links between the pages. tests/getting_started_test.cpp builds and runs what
-// docs/getting-started.md says.
+// `optimizer` and vectors of floats `parameter` and `gradient` are known. What is marked ```cuda is compiled by nvcc,
+// and run where there is a device. Of the other languages the syntax is checked, and of patches that they apply. Then
+// the links between the pages. tests/getting_started_test.cpp builds and runs what docs/getting-started.md says.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -18,6 +18,7 @@
 #include "adamant/method.hpp"
 #include "documents.hpp"
 #include "program.hpp"
+#include "tests/device.hpp"
 
 namespace adamant::test {
 namespace {
@@ -96,7 +97,7 @@ TEST(Documents, HaveAFirstExampleThatIsAWholeProgramOfFewLines) {
 // A language that no test below knows would be a block that nobody checks. `text` is what is no code: outputs,
 // equations.
 TEST(Documents, HaveBlocksOfKnownLanguages) {
-  const std::set<std::string> known{"cpp", "cmake", "sh", "python", "diff", "text"};
+  const std::set<std::string> known{"cpp", "cuda", "cmake", "sh", "python", "diff", "text"};
   std::size_t count = 0;
   for (const Page& page : all_pages()) {
     count += page.blocks.size();
@@ -126,6 +127,29 @@ TEST(Documents, HaveOnlyExamplesThatCompileAndRun) {
     }
   }
   EXPECT_GT(count, 0U) << "there is no ```cpp block";
+}
+
+// With the library linked in; run where there is a device.
+TEST(Documents, HaveDeviceCodeThatCompilesAndRuns) {
+  const std::string compiler = ADAMANT_CUDA_COMPILE;
+  if (compiler.empty()) GTEST_SKIP() << "this tree has no CUDA backend";
+  std::string why_not;
+  for (const Block& block : all_blocks({"cuda"})) {
+    const Folder folder;
+    block.write_below(folder.path(), "block.cu");
+    const Outcome made =
+        shell(compiler + " -std=c++20 -I" ADAMANT_SOURCE_DIR "/include " + folder.file("block.cu") + " -o " +
+              folder.file("program") + " " ADAMANT_LIBRARY " -Xlinker -rpath," ADAMANT_LIBRARY_FOLDER " -lgomp");
+    ASSERT_EQ(made.exit_code, 0) << block.place() << made.err;
+    const Outcome ran = shell(ADAMANT_SOURCE_DIR "/tests/run_device_test.sh " + folder.file("program"));
+    if (ran.err.find("adamant: device cuda:0 was asked for, but ") != std::string::npos && !device_required()) {
+      why_not = ran.err;
+    } else {
+      EXPECT_EQ(ran.exit_code, 0) << block.place() << ran.err;
+      EXPECT_EQ(ran.out, "0.500\n") << block.place();
+    }
+  }
+  if (!why_not.empty()) GTEST_SKIP() << why_not;
 }
 
 TEST(Documents, HaveShellCommandsThatBashCanRead) {

@@ -43,7 +43,8 @@ struct Device {
 
   /// The processor that the program runs on.
   static constexpr Device cpu() { return {}; }
-  /// A CUDA device. The backend is not in this version: an Optimizer for it throws Unavailable.
+  /// A CUDA device. Where there is none of that index, or the library was built without CUDA, an Optimizer for it
+  /// throws Unavailable.
   static constexpr Device cuda(int index) { return {Kind::cuda, index}; }
   /// Whether two are the same.
   friend constexpr bool operator==(const Device&, const Device&) = default;

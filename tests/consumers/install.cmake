@@ -8,7 +8,7 @@ else()
   set(tree "${HERE}")
   string(COMPARE EQUAL "${KIND}" "shared" build_shared)
   configure("${SOURCE}" "${tree}" -DBUILD_SHARED_LIBS=${build_shared} -DADAMANT_TESTS=OFF -DADAMANT_BENCH=OFF
-    -DADAMANT_TOOLS=OFF -DADAMANT_EXAMPLES=OFF -DADAMANT_CUDA=OFF)
+    -DADAMANT_TOOLS=OFF -DADAMANT_EXAMPLES=OFF ${CUDA_OPTIONS})
   build("${tree}")
 endif()
 
@@ -77,6 +77,9 @@ foreach(file IN LISTS installed)
   endforeach()
   if("${KIND}" STREQUAL "shared" AND text MATCHES "OpenMP::|-lg?omp")
     message(FATAL_ERROR "${file} asks for OpenMP, which a shared library brings along")
+  endif()
+  if("${KIND}" STREQUAL "shared" AND NOT file MATCHES "Config\\.cmake$" AND text MATCHES "CUDA|cuda")
+    message(FATAL_ERROR "${file} asks for CUDA, whose runtime is in the shared library")
   endif()
 endforeach()
 

@@ -43,7 +43,7 @@ function(expect_that_nothing_leaked pattern)
   foreach(name IN LISTS names)
     # What is its own; what finding its dependencies leaves; CMake's own; what is local to this function and this file.
     if(name MATCHES "^(ADAMANT_|adamant_)"
-        OR name MATCHES "^(OpenMP_|nlohmann_json_|FIND_PACKAGE_MESSAGE_DETAILS_)"
+        OR name MATCHES "^(OpenMP_|nlohmann_json_|CUDA_|CUDAToolkit_|CMAKE_HAVE_LIBC_|FIND_PACKAGE_MESSAGE_DETAILS_)"
         OR name MATCHES "^CMAKE_(MATCH_|PROJECT_VERSION|CURRENT_FUNCTION)"
         OR name MATCHES "^(ARG[CNV][0-9]*|names?|now|setting|pattern)$|^_"
         OR (pattern AND name MATCHES "${pattern}"))

@@ -13,11 +13,30 @@ function(run)  # COMMAND WORD...: shows what it prints only when it fails
   endif()
 endfunction()
 
+# For projects that compile the library: with CUDA where this tree has it, for one architecture and as PTX, because each
+# takes ten seconds more and these tests are about how the library is linked.
+set(CUDA_OPTIONS -DADAMANT_CUDA=OFF)
+if(HAVE_CUDA)
+  set(CUDA_OPTIONS -DADAMANT_CUDA=AUTO -DADAMANT_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURE}-virtual
+    "-DCMAKE_CUDA_COMPILER_LAUNCHER=${CUDA_LAUNCHER}" -DEXPECT_CUDA=ON)
+  set(ENV{CUDACXX} "${CUDA_COMPILER}")
+endif()
+
 function(configure source build)  # and more words for cmake
   file(REMOVE_RECURSE "${build}")
   run("${CMAKE_COMMAND}" -S "${source}" -B "${build}" -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}"
     "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}" "-DCMAKE_CXX_FLAGS=${FLAGS}" "-DCMAKE_BUILD_TYPE=${CONFIG}"
     "-DCMAKE_RUNTIME_OUTPUT_DIRECTORY=${build}/bin$<0:>" ${ARGN})
+endfunction()
+
+function(expect_refusal expected source build)  # and more words for cmake: a regular expression
+  file(REMOVE_RECURSE "${build}")
+  execute_process(COMMAND "${CMAKE_COMMAND}" -S "${source}" -B "${build}" -G "${GENERATOR}"
+    "-DCMAKE_CXX_COMPILER=${COMPILER}" ${ARGN} OUTPUT_VARIABLE output ERROR_VARIABLE output RESULT_VARIABLE result)
+  string(REGEX REPLACE "[ \n]+" " " output "${output}")  # CMake breaks lines
+  if(result EQUAL 0 OR NOT output MATCHES "${expected}")
+    message(FATAL_ERROR "configuring ${source} (${result}) printed\n${output}\nand not ${expected}")
+  endif()
 endfunction()
 
 function(build folder)  # and more words for cmake --build

@@ -1,6 +1,7 @@
 # Builds this project, which installs nothing of adamant unless it asks to.
 include("${CMAKE_CURRENT_LIST_DIR}/../steps.cmake")
-configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" -DBUILD_SHARED_LIBS=OFF)
+configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" -DBUILD_SHARED_LIBS=OFF ${CUDA_OPTIONS} -DENABLES_CUDA=${HAVE_CUDA}
+  -DOWN_CUDA_ARCHITECTURE=${CUDA_ARCHITECTURE}-real -DCMAKE_CUDA_COMPILER_LAUNCHER=)  # a cache would leave no PTX
 build("${HERE}")
 expect_same_output("${HERE}/bin/program")
 
@@ -10,6 +11,23 @@ if(NOT result EQUAL 0 OR NOT sections MATCHES "\\.text" OR sections MATCHES "\\.
   message(FATAL_ERROR "the library's objects hold code for the link-time optimiser, or none")
 endif()
 
+# Device code as the library has it, whatever flags there are around it.
+if(HAVE_CUDA)
+  file(GLOB own "${HERE}/kept/*own*.ptx")
+  file(READ "${own}" ptx)
+  if(NOT ptx MATCHES "approx\\.ftz\\.f32")
+    message(FATAL_ERROR "the project's own device code is not compiled with fast math")
+  endif()
+  file(GLOB launch "${HERE}/kept/launch*.ptx")
+  file(READ "${launch}" ptx)
+  if(NOT ptx MATCHES "div\\.rn\\.f32" OR NOT ptx MATCHES "sqrt\\.rn\\.f32")
+    message(FATAL_ERROR "the library has no device code that divides and takes roots")
+  endif()
+  if(ptx MATCHES "[a-z.]+\\.ftz[.a-z0-9]*|fma\\.[.a-z0-9]+|[a-z.]+\\.(approx|full)[.a-z0-9]*|(mul|add|sub)\\.f(32|64)")
+    message(FATAL_ERROR "the library's device code has ${CMAKE_MATCH_0}")
+  endif()
+endif()
+
 run("${CMAKE_COMMAND}" --install "${HERE}" --config "${CONFIG}" --prefix "${HERE}/prefix")
 file(GLOB installed "${HERE}/prefix/*")
 if(installed)
@@ -17,4 +35,4 @@ if(installed)
 endif()
 
 # The build type is the project's to choose, also where it has chosen none.
-configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}_without_build_type" -DCMAKE_BUILD_TYPE=)
+configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}_without_build_type" -DCMAKE_BUILD_TYPE= ${CUDA_OPTIONS})

@@ -1,6 +1,6 @@
 # Builds this project, with a shared library, whichever of its parts comes first.
 include("${CMAKE_CURRENT_LIST_DIR}/../steps.cmake")
-set(options "-DFETCHCONTENT_SOURCE_DIR_ADAMANT=${SOURCE}" -DBUILD_SHARED_LIBS=ON)
+set(options "-DFETCHCONTENT_SOURCE_DIR_ADAMANT=${SOURCE}" -DBUILD_SHARED_LIBS=ON ${CUDA_OPTIONS})
 configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}_second_first" ${options} -DREVERSED=ON)
 configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" ${options} -DREVERSED=OFF)
 if(SANITIZED)
