@@ -1,47 +1,56 @@
-// Whether there is a CUDA device for the tests that need one. No CUDA header.
+// What the tests of the CUDA backend share: they skip with the reason where there is no device, and fail there when
+// ADAMANT_REQUIRE_CUDA=1. No CUDA header.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 #include <exception>
-#include <memory>
 #include <string>
 #include <string_view>
 
-#include "kernels/backend.hpp"
+#include "adamant/adamant.hpp"
 
 namespace adamant::test {
 
-// Why there is no CUDA device to test with; empty when cuda:0 can be used.
-inline std::string why_no_device() {
-  // Asked once: the answer is the same for the whole process, and a device that has failed fails its test anyhow.
-  static const std::string why = []() -> std::string {
+// The device that tests use.
+inline Device cuda_device() { return Device::cuda(0); }
+
+// Why there is none; empty when there is one. Asked once a process: on some machines the answer takes a while.
+inline const std::string& why_no_device() {
+  static const std::string why = [] {
     try {
-      kernels::make_cuda_backend(0, 0);
-      return {};
+      const Optimizer probe(GradientDescent{}, cuda_device());
+      return std::string();
     } catch (const std::exception& error) {
-      return error.what();
+      return std::string(error.what());
     }
   }();
   return why;
 }
 
-// Whether a missing device fails a test, instead of skipping it.
 inline bool device_required() {
   const char* required = std::getenv("ADAMANT_REQUIRE_CUDA");
   return required != nullptr && std::string_view(required) == "1";
 }
 
-// The suite of tests that need a device: skipped with the reason where there is none, failed with
-// ADAMANT_REQUIRE_CUDA=1.
-class NeedsDevice : public testing::Test {
+// For SetUp() and for the beginning of a TEST.
+#define ADAMANT_NEEDS_DEVICE()                                                                                        \
+  do {                                                                                                                \
+    if (adamant::test::why_no_device().empty()) break;                                                                \
+    if (adamant::test::device_required()) FAIL() << adamant::test::why_no_device() << ", and ADAMANT_REQUIRE_CUDA=1"; \
+    GTEST_SKIP() << adamant::test::why_no_device();                                                                   \
+  } while (false)
+
+class DeviceTest : public testing::Test {
  protected:
-  void SetUp() override {
-    if (why_no_device().empty()) return;
-    if (device_required()) FAIL() << why_no_device() << ", and ADAMANT_REQUIRE_CUDA=1";
-    GTEST_SKIP() << why_no_device();
-  }
+  void SetUp() override { ADAMANT_NEEDS_DEVICE(); }
+};
+
+template <typename Parameter>
+class DeviceTestWithParam : public testing::TestWithParam<Parameter> {
+ protected:
+  void SetUp() override { ADAMANT_NEEDS_DEVICE(); }
 };
 
 }  // namespace adamant::test

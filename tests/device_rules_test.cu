@@ -201,7 +201,7 @@ std::vector<Real> inputs(Part part, std::uint64_t seed) {
   return values;
 }
 
-using DeviceRules = NeedsDevice;
+using DeviceRules = DeviceTest;
 
 std::vector<unsigned char> bytes_of(const kernels::Scalars& scalars) {
   std::vector<unsigned char> bytes(kernels::kScalarBytes);
