@@ -585,7 +585,7 @@ std::string version_text(int version) {
 int device_count_or_throw(int wanted) {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
-  cudaGetLastError();
+  if (error != cudaSuccess) cudaGetLastError();  // what somebody else has left behind stays for who looks for it
   const std::string asked = "adamant: device " + device_name(wanted) + " was asked for, but ";
   if (error == cudaErrorInsufficientDriver) {
     int driver = 0;
@@ -621,8 +621,8 @@ std::string capability(int index) {
 }  // namespace
 
 std::unique_ptr<Backend> make_cuda_backend(int index, int rule, const Allocator& allocator, LaunchShape shape) {
+  device_count_or_throw(index);  // first: where there is no driver, every other call says just that
   check_nothing_left_behind("making an optimizer");
-  device_count_or_throw(index);
   const OnDevice on(index);
   const CaptureElsewhere allowed;
   const cudaError_t found = find_kernels(rule);
