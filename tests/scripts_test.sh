@@ -89,9 +89,11 @@ bench passed
 grep -q 4294967301 "$folder/gpu/compare.log" || fail "gpu_check.sh: a comparison that fails ends the others"
 expect_equal "gpu_check.sh: a test fails" "$(STUB_TEST=1 check "$folder/gpu" test)" "test failed see $folder/gpu/test.log
 1"
-expect_equal "gpu_check.sh: the sanitizer finds something" "$(STUB_FINDS=synccheck check "$folder/gpu" sanitize)" \
-  "sanitize failed see $folder/gpu/sanitize.log
+for words in synccheck "--dtype f64" descend; do
+  expect_equal "gpu_check.sh: the sanitizer finds something in $words" "$(STUB_FINDS=$words check "$folder/gpu" sanitize)" \
+    "sanitize failed see $folder/gpu/sanitize.log
 1"
+done
 rm "$folder/path/compute-sanitizer"
 if ! PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer > /dev/null; then
   expect_equal "gpu_check.sh: no sanitizer" "$(check "$folder/gpu" sanitize)" \
