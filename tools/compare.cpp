@@ -271,8 +271,16 @@ class Comparer {
       samples_ += static_cast<std::int64_t>(samples.size());
       tick();
     }
-    for (std::size_t level = 0; level < levels_.size(); ++level) {
-      compare_bits(rows[level], levels_[level], *runs[level], piece);
+    for (std::size_t array = 0; array < device_->arrays.size(); ++array) {
+      std::span<const Real> left = read(array, piece);
+      for (std::size_t level = 0; level < levels_.size(); ++level) {
+        const std::span<const Real> right(runs[level]->arrays[array], left.size());
+        if (std::memcmp(left.data(), right.data(), left.size_bytes()) == 0) continue;
+        const std::size_t first = note_differences(rows[level], left, right);
+        if (rows[level].first) continue;
+        rows[level].first = first_difference(levels_[level], piece, first);
+        left = read(array, piece);  // the search has read other steps into the same memory
+      }
     }
   }
 
@@ -283,27 +291,23 @@ class Comparer {
     return values;
   }
 
-  void compare_bits(Row& row, const Level& level, const Run<Real>& cpu, const Piece& piece) {
-    for (std::size_t array = 0; array < cpu.arrays.size(); ++array) {
-      const std::span<const Real> left = read(array, piece);
-      const std::span<const Real> right(cpu.arrays[array], left.size());
-      if (std::memcmp(left.data(), right.data(), left.size_bytes()) == 0) continue;
-      const measure::Difference difference = measure::difference(left, right);
-      row.mismatches += difference.mismatches;
-      for (std::size_t i = 0; i < left.size(); ++i) {
-        const double ulps =
-            std::fabs(static_cast<double>(left[i]) - static_cast<double>(right[i])) / ulp(static_cast<double>(left[i]));
-        if (std::isnan(ulps)) continue;
-        row.largest_ulps = std::max(row.largest_ulps, ulps);
-        row.mean_ulps += ulps / static_cast<double>(options_.count);
-      }
-      if (!row.first) row.first = first_difference(level, piece, array, static_cast<std::size_t>(difference.first));
+  // Returns the first of them.
+  std::size_t note_differences(Row& row, std::span<const Real> left, std::span<const Real> right) const {
+    const measure::Difference difference = measure::difference(left, right);
+    row.mismatches += difference.mismatches;
+    for (std::size_t i = 0; i < left.size(); ++i) {
+      const double ulps =
+          std::fabs(static_cast<double>(left[i]) - static_cast<double>(right[i])) / ulp(static_cast<double>(left[i]));
+      if (std::isnan(ulps)) continue;
+      row.largest_ulps = std::max(row.largest_ulps, ulps);
+      row.mean_ulps += ulps / static_cast<double>(options_.count);
     }
+    return static_cast<std::size_t>(difference.first);
   }
 
   // What went into the first step that gave an element another value than the CPU's: everything is done once more, with
   // one step, with two, and so on.
-  Inputs first_difference(const Level& level, const Piece& piece, std::size_t array, std::size_t i) {
+  Inputs first_difference(const Level& level, const Piece& piece, std::size_t i) {
     std::vector<Real> gradient;
     const Runs runs = begin(piece, {&level, 1}, gradient);
     const Run<Real>& cpu = *runs.front();
@@ -317,16 +321,14 @@ class Comparer {
       for (std::size_t slot = 1; slot < cpu.arrays.size(); ++slot) {
         inputs.states.push_back(static_cast<double>(cpu.arrays[slot][i]));
       }
-      if (step == options_.steps) {
-        run_device(step, kNoTick);
-        return inputs;
-      }
       runs.front()->optimizer.step();
       run_device(step, kNoTick);
-      if (measure::bits(read(array, piece)[i]) != measure::bits(cpu.arrays[array][i])) {
-        run_device(options_.steps, kNoTick);
-        return inputs;
+      bool differs = false;
+      for (std::size_t array = 0; array < cpu.arrays.size(); ++array) {
+        differs = differs || measure::bits(read(array, piece)[i]) != measure::bits(cpu.arrays[array][i]);
       }
+      if (differs && step < options_.steps) run_device(options_.steps, kNoTick);  // as it was
+      if (differs || step == options_.steps) return inputs;
     }
   }
 
