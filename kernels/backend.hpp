@@ -78,4 +78,7 @@ std::unique_ptr<Backend> make_cuda_backend(int index, int rule, const Allocator&
 // when there are none; never throws for that.
 std::vector<std::string> cuda_devices();
 
+// Bytes of a CUDA device's memory that nobody has taken. Throws as make_cuda_backend() does.
+std::int64_t cuda_memory_available(int index);
+
 }  // namespace adamant::kernels

@@ -652,4 +652,13 @@ std::vector<std::string> cuda_devices() {
   return devices;
 }
 
+std::int64_t cuda_memory_available(int index) {
+  device_count_or_throw(index);
+  const OnDevice on(index);
+  std::size_t free = 0;
+  std::size_t all = 0;
+  ADAMANT_CUDA(cudaMemGetInfo(&free, &all), "asking how much memory is free");
+  return static_cast<std::int64_t>(free);
+}
+
 }  // namespace adamant::kernels

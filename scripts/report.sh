@@ -66,9 +66,9 @@ HTML
   section "This program and this machine" info
   section "Six ways down a valley" descend descend
   section "Throughput" bench bench
-  section "The same bits on every instruction set, and each step against the textbook reference" compare
+  section "The same bits on every device and instruction set, and each step against the textbook reference" compare
   section "A real trace, recorded with PyTorch, whose own float32 run is the yardstick" replay
-  section "Training on 1,797 handwritten digits" digits digits
+  section "Training on 1,797 handwritten digits, on the CPU" digits digits
   links report.txt
   echo "</body>"
   echo "</html>"

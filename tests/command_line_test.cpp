@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "adamant/adamant.hpp"
+#include "device.hpp"
 #include "host/measure.hpp"
 #include "host/safetensors.hpp"
 #include "program.hpp"
@@ -175,7 +176,7 @@ TEST_F(CommandLine, HelpAndVersionExitWithZeroForTheProgramAndEverySubcommand) {
 }
 
 TEST_F(CommandLine, BenchReportsEveryMethodAndSizeInATableAndInJson) {
-  const Words words{"bench", "--sizes", "1,17,1000", "--repetitions", "1", "--threads", "1"};
+  const Words words{"bench", "--device", "cpu", "--sizes", "1,17,1000", "--repetitions", "1", "--threads", "1"};
   const std::string table = run_well(words);
   for (const std::string& method : method_names()) EXPECT_NE(table.find(method), std::string::npos) << table;
 
@@ -200,8 +201,8 @@ TEST_F(CommandLine, BenchCountsTheBytesThatAMethodMoves) {
   const std::map<std::string, int> kStreams{
       {"gradient_descent", 3}, {"momentum", 5}, {"rmsprop", 5}, {"adam", 7}, {"adamw", 7}};
   for (const auto& [type, size] : {std::pair<std::string, int>{"f32", 4}, {"f64", 8}}) {
-    const Json report =
-        run_for_json({"bench", "--sizes", "8", "--repetitions", "1", "--threads", "1", "--dtype", type});
+    const Json report = run_for_json(
+        {"bench", "--device", "cpu", "--sizes", "8", "--repetitions", "1", "--threads", "1", "--dtype", type});
     for (const Json& result : report.at("results")) {
       EXPECT_EQ(result.at("bytes_per_parameter"), size * kStreams.at(result.at("method"))) << result;
     }
@@ -209,8 +210,8 @@ TEST_F(CommandLine, BenchCountsTheBytesThatAMethodMoves) {
 }
 
 TEST_F(CommandLine, BenchSaysHowMuchMemoryATooLargeSizeNeedsAndGoesOn) {
-  const Words words{"bench",         "--method", "adam",      "--sizes", "1000000000000,16",
-                    "--repetitions", "1",        "--threads", "1",       "--json"};
+  const Words words{"bench",         "--device", "cpu",       "--method", "adam",  "--sizes", "1000000000000,16",
+                    "--repetitions", "1",        "--threads", "1",        "--json"};
   const Outcome outcome = run(words);
   EXPECT_EQ(outcome.exit_code, 0) << to_text(words, outcome);
   EXPECT_NE(outcome.err.find("adam at 1000000000000 needs 14901.2 GiB"), std::string::npos) << outcome.err;
@@ -223,8 +224,8 @@ TEST_F(CommandLine, BenchSaysHowMuchMemoryATooLargeSizeNeedsAndGoesOn) {
 }
 
 TEST_F(CommandLine, BenchFailsWhenThereIsMemoryForNoSize) {
-  const Words words{"bench", "--method",  "adam", "--sizes",     "1000000000000", "--repetitions",
-                    "1",     "--threads", "1",    "--json-file", file("json")};
+  const Words words{"bench",         "--device", "cpu",       "--method", "adam",        "--sizes",   "1000000000000",
+                    "--repetitions", "1",        "--threads", "1",        "--json-file", file("json")};
   const Outcome outcome = run(words);
   EXPECT_EQ(outcome.exit_code, 2) << to_text(words, outcome);
   EXPECT_NE(outcome.err.find("adam at 1000000000000 needs 14901.2 GiB"), std::string::npos) << outcome.err;
@@ -235,7 +236,7 @@ TEST_F(CommandLine, BenchFailsWhenThereIsMemoryForNoSize) {
 TEST_F(CommandLine, CompareAgreesOnEveryMethodTypeAndSmallSize) {
   for (const std::string type : {"f32", "f64"}) {
     for (const std::string count : {"0", "1", "17"}) {
-      const Words words{"compare", "--count", count, "--steps", "3", "--dtype", type};
+      const Words words{"compare", "--device", "cpu", "--count", count, "--steps", "3", "--dtype", type};
       const Json report = run_for_json(words);
       EXPECT_EQ(report.at("passed"), true);
       EXPECT_EQ(report.at("count"), std::stoi(count));
@@ -258,6 +259,20 @@ TEST_F(CommandLine, CompareAgreesOnEveryMethodTypeAndSmallSize) {
   }
   EXPECT_NE(run_well({"compare", "--count", "17", "--steps", "2", "--method", "adam"}).find("reference"),
             std::string::npos);
+}
+
+// More parameters than host memory holds at a time; of so many the reference sees a part.
+constexpr std::int64_t kPieceAndABit = (std::int64_t{1} << 22) + 5;
+
+TEST_F(CommandLine, CompareTakesALargeTensorPieceByPieceAndSaysWhatTheReferenceSees) {
+  const Words words{"compare", "--device", "cpu",      "--count",         std::to_string(kPieceAndABit),
+                    "--steps", "2",        "--method", "gradient_descent"};
+  const Json report = run_for_json(words);
+  EXPECT_EQ(report.at("passed"), true);
+  EXPECT_EQ(report.at("reference_sees_one_element_in"), 5);
+  for (const Json& row : report.at("rows")) EXPECT_EQ(row.at("mismatching_values"), 0) << row;
+  EXPECT_GT(report.at("rows").back().at("largest_part_of_bound").get<double>(), 0);
+  EXPECT_NE(run_well(words).find("The reference sees one element in 5"), std::string::npos);
 }
 
 TEST_F(CommandLine, CompareTakesOptionsAndAnySeed) {
@@ -298,6 +313,8 @@ TEST_F(CommandLine, InfoSaysWhatTheLibrarySaysOfItselfAndOfTheMachine) {
   }
   EXPECT_EQ(cuda.at("available"), why.empty());
   EXPECT_EQ(cuda.contains("why") ? "adamant: " + cuda.at("why").get<std::string>() : "", why);
+  EXPECT_EQ(cuda.contains("what"), why.empty());
+  EXPECT_EQ(facts.at("default_device"), why.empty() ? "cuda:0" : "cpu");
 
   ASSERT_EQ(facts.at("methods").size(), method_names().size());
   for (const Json& method : facts.at("methods")) {
@@ -308,7 +325,7 @@ TEST_F(CommandLine, InfoSaysWhatTheLibrarySaysOfItselfAndOfTheMachine) {
 
   const std::string table = run_well({"info"});
   for (const std::string part :
-       {"version", "build", "devices", "SIMD", "threads", "memory", "exp_avg_sq", "(no state)"}) {
+       {"version", "build", "devices", "default", "SIMD", "threads", "memory", "exp_avg_sq", "(no state)"}) {
     EXPECT_NE(table.find(part), std::string::npos) << table;
   }
 }
@@ -356,10 +373,10 @@ TEST_F(CommandLine, ReplayWritesWhatAReplayThenMeetsBitByBitInBothTypes) {
 }
 
 TEST_F(CommandLine, ReplayWritesTheSameBytesWhateverTheThreadsAndTheSimdLevel) {
-  run_well({"replay", kTrace, "--method", "adam", "--out", file("best")});
+  const Words words{"replay", kTrace, "--method", "adam", "--device", "cpu"};
+  run_well(words + Words{"--out", file("best")});
   for (const SimdLevel level : simd_levels()) {
-    run_well({"replay", kTrace, "--method", "adam", "--out", file("other"), "--simd", std::string(name(level)),
-              "--threads", "3"});
+    run_well(words + Words{"--out", file("other"), "--simd", std::string(name(level)), "--threads", "3"});
     EXPECT_EQ(contents(file("best")), contents(file("other"))) << name(level);
   }
 }
@@ -403,6 +420,64 @@ TEST_F(CommandLine, ReplayReplacesAnOlderResult) {
   EXPECT_EQ(st::File::open(file("out")).entries().size(), 3U);
 }
 
+// --- On a device
+
+class CommandLineOnADevice : public CommandLine {
+ protected:
+  void SetUp() override { ADAMANT_NEEDS_DEVICE(); }
+};
+
+TEST_F(CommandLineOnADevice, IsTheDefaultAndSaysWhereItRan) {
+  const std::string what = run_for_json({"info"}).at("devices")[1].at("what");
+  EXPECT_NE(what.find("compute capability"), std::string::npos);
+  for (const Words& words : {Words{"compare", "--count", "1", "--steps", "1"},
+                             Words{"replay", kTrace, "--method", "adam"}, Words{"descend"}}) {
+    for (const Words& more : {Words{}, Words{"--device", "auto"}, Words{"--device", "cuda"}}) {
+      const Json device = run_for_json(words + more).at("device");
+      EXPECT_EQ(device.at("name"), "cuda:0") << device;
+      EXPECT_EQ(device.at("what"), what) << device;
+      EXPECT_NE(run_well(words + more).find("cuda:0: " + what), std::string::npos);
+    }
+    EXPECT_EQ(run_for_json(words + Words{"--device", "cpu"}).at("device").at("name"), "cpu");
+  }
+}
+
+TEST_F(CommandLineOnADevice, CompareHoldsEveryMethodAgainstEveryInstructionSet) {
+  for (const std::string type : {"f32", "f64"}) {
+    const Json report =
+        run_for_json({"compare", "--device", "cuda", "--count", "5001", "--steps", "3", "--dtype", type});
+    EXPECT_EQ(report.at("passed"), true);
+    EXPECT_GE(report.at("rows").size(), method_names().size() * (simd_levels().size() + 1));
+    for (const Json& row : report.at("rows")) {
+      EXPECT_EQ(row.at("mismatching_values"), 0) << row;
+      EXPECT_EQ(row.at("left") == "cuda:0", row.at("right") != "reference") << row;
+    }
+  }
+}
+
+TEST_F(CommandLineOnADevice, CompareTakesALargeTensorPieceByPiece) {
+  const Json report = run_for_json({"compare", "--device", "cuda:0", "--count", std::to_string(kPieceAndABit),
+                                    "--steps", "2", "--method", "gradient_descent"});
+  EXPECT_EQ(report.at("passed"), true);
+  EXPECT_EQ(report.at("rows")[0].at("left"), "cuda:0");
+}
+
+TEST_F(CommandLineOnADevice, CompareSaysHowMuchOfItsMemoryATooLargeCountNeeds) {
+  expect_refused({"compare", "--device", "cuda", "--method", "adam", "--count", "1000000000000"},
+                 {"1000000000000", "needs 14901.2 GiB of cuda:0", "are free"});
+}
+
+TEST_F(CommandLineOnADevice, ReplayWritesTheBytesThatItWritesOnTheCpu) {
+  for (const std::string type : {"f32", "f64"}) {
+    for (const std::string& method : method_names()) {
+      const Words words{"replay", kTrace, "--method", method, "--dtype", type};
+      run_well(words + Words{"--device", "cpu", "--out", file("cpu")});
+      run_well(words + Words{"--device", "cuda", "--out", file("cuda")});
+      EXPECT_EQ(contents(file("cpu")), contents(file("cuda"))) << method << ' ' << type;
+    }
+  }
+}
+
 // --- Bad usage
 
 TEST_F(CommandLine, RefusesWhatIsNoSubcommandOrNoOptionOfOne) {
@@ -435,7 +510,7 @@ TEST_F(CommandLine, RefusesUnknownNamesAndListsTheOnesThereAre) {
   }
   expect_refused({"replay", kTrace, "--method", "all"}, {"\"all\"", "gradient_descent"});
   for (const std::string device : {"gpu", "cuda:", "cuda:-1", "cuda:1x", "cuda:99999999999", "CPU"}) {
-    expect_replay_refused({"--device", device}, {device, "cpu, cuda and cuda:N"});
+    expect_replay_refused({"--device", device}, {device, "cpu, cuda, cuda:N and auto"});
     expect_refused({"compare", "--count", "1", "--device", device}, {device});
     expect_refused({"bench", "--sizes", "1", "--device", device}, {device});
   }

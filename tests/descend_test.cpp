@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "adamant/adamant.hpp"
+#include "device.hpp"
 #include "program.hpp"
 #include "tools/descend.hpp"
 #include "tools/method_colours.hpp"
@@ -388,6 +389,17 @@ TEST_F(DescendCommand, WritesTheSameBytesTwiceAndWhateverTheThreadsAndTheSimdLev
     EXPECT_EQ(again.out, first.out);
     EXPECT_EQ(contents(file("out/descend.csv")), tools::to_csv(paths(), DataType::float32)) << name(level);
   }
+}
+
+TEST_F(DescendCommand, WritesOnADeviceTheBytesThatItWritesOnTheCpu) {
+  ADAMANT_NEEDS_DEVICE();
+  for (const std::string device : {"cpu", "cuda:0"}) {
+    const Outcome outcome = run({"--device", device, "--out", file(device)});
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_NE(outcome.out.find("in float32 on " + device), std::string::npos) << outcome.out;
+  }
+  EXPECT_EQ(contents(file("cpu/descend.csv")), contents(file("cuda:0/descend.csv")));
+  EXPECT_EQ(contents(file("cpu/descend.svg")), contents(file("cuda:0/descend.svg")));
 }
 
 TEST_F(DescendCommand, PrintsEachRunAndReportsItInJson) {

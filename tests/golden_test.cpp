@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "device.hpp"
 #include "host/reference.hpp"
 #include "host/safetensors.hpp"
 #include "program.hpp"
@@ -147,10 +148,10 @@ std::vector<double> doubles(const st::File& file, const std::string& name) {
   return {values.begin(), values.end()};
 }
 
-tools::Replayed replayed(const Case& golden, DataType type, const Tuning& tuning = {}) {
+tools::Replayed replayed(const Case& golden, DataType type, const Tuning& tuning = {}, Device device = Device::cpu()) {
   const tools::Trace trace = tools::read_trace(golden.trace);
   EXPECT_EQ(trace.steps, golden.steps);
-  return tools::replay(trace, method_of(golden), Device::cpu(), tuning, type, [](std::int64_t, std::int64_t) {});
+  return tools::replay(trace, method_of(golden), device, tuning, type, [](std::int64_t, std::int64_t) {});
 }
 
 // Root mean square and 99th percentile of |got - exact|, in float32 ulps of `scale`.
@@ -300,6 +301,23 @@ TEST(PyTorchResults, AreReplayedToTheSameBitsAtEverySimdLevelAndThreadCount) {
             EXPECT_EQ(first.states[slot].values, other.states[slot].values) << first.states[slot].name;
           }
         }
+      }
+    }
+  }
+}
+
+TEST(PyTorchResults, AreReplayedToTheSameBitsOnADevice) {
+  ADAMANT_NEEDS_DEVICE();
+  for (const Case& golden : cases()) {
+    for (const DataType type : {DataType::float32, DataType::float64}) {
+      SCOPED_TRACE(golden.name + ", " + std::string(name(type)));
+      const tools::Replayed cpu = replayed(golden, type);
+      const tools::Replayed device = replayed(golden, type, {}, test::cuda_device());
+      EXPECT_EQ(cpu.parameter, device.parameter);
+      EXPECT_EQ(cpu.largest_parameter, device.largest_parameter);
+      for (std::size_t slot = 0; slot < cpu.states.size(); ++slot) {
+        EXPECT_EQ(cpu.states[slot].values, device.states[slot].values) << cpu.states[slot].name;
+        EXPECT_EQ(cpu.states[slot].largest, device.states[slot].largest) << cpu.states[slot].name;
       }
     }
   }

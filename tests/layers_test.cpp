@@ -133,7 +133,7 @@ const std::string kOptIn = "include/adamant/cuda.hpp";
 bool may_see_cuda(const Source& source) {
   static const std::regex kernel(R"(kernels/([a-z_]+\.cuh?|cuda_[a-z_]+\.cpp|cuda_error\.hpp|launch\.hpp))");
   return source.path == kOptIn || source.folder() == "bench" || std::regex_match(source.path, kernel) ||
-         (source.folder() == "tests" && source.extension() == ".cu");
+         source.folder() == "tests";
 }
 
 // The folder that an include names; files beside each other include by bare name.

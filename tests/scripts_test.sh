@@ -34,6 +34,87 @@ for command in run.sh test.sh; do
   done
 done
 
+# --- gpu_check.sh, with programs that only say what they are called with
+mkdir -p "$folder/build/bin" "$folder/build/tests" "$folder/path"
+stub() {  # PATH: a program that does what is on standard input, with its words in $*
+  { echo '#!/bin/sh'; cat; } > "$1"
+  chmod +x "$1"
+}
+stub "$folder/build/bin/adamant" << 'SH'
+echo "adamant $*"
+case "$*" in
+  info) echo "default   ${STUB_DEVICE:-cuda:0}, where --device says nothing else" ;;
+  *"${STUB_FAILS:-nothing}"*) exit 1 ;;
+esac
+while [ $# -gt 1 ]; do
+  if [ "$1" = --json-file ]; then echo '{"of": "a stub"}' > "$2"; fi
+  shift
+done
+SH
+stub "$folder/build/tests/adamant_first_test" <<< 'echo "first: require $ADAMANT_REQUIRE_CUDA"; exit "${STUB_TEST:-0}"'
+stub "$folder/path/compute-sanitizer" <<< 'echo "sanitizer $*"; case "$*" in *"${STUB_FINDS:-nothing}"*) exit 9 ;; esac'
+stub "$folder/path/nvidia-smi" <<< 'echo "NVIDIA \"Stub\", 580.65"'
+check() {  # WORDS...: what it prints last, and its exit code
+  local status=0
+  rm -rf "$folder/gpu"
+  PATH=$folder/path:$PATH ADAMANT_BUILD=$folder/build ADAMANT_EMULATOR='' scripts/gpu_check.sh "$@" > "$folder/out" 2>&1 || status=$?
+  echo "$(sed -n '/^phase /,$s/ *[0-9]* s  */ /p' "$folder/out" | sed 's/ *$//' | tr -s ' ')
+$status"
+}
+expect_equal "gpu_check.sh" "$(check "$folder/gpu")" "test passed
+sanitize passed
+compare passed
+bench passed
+0"
+expect_equal "gpu_check.sh: its files" "$(cd "$folder/gpu" && echo ./*)" \
+  "./bench.json ./bench.log ./compare.json ./compare.log ./machine.json ./machine.txt ./sanitize.log ./test.log"
+for word in 'NVIDIA "Stub", 580.65' "^commit  *[0-9a-f]\{40\}\|^commit  *unknown" "^date  *20"; do
+  grep -q "$word" "$folder/gpu/machine.txt" || fail "gpu_check.sh: machine.txt has no $word"
+done
+grep -q '"nvidia_smi": "NVIDIA \\"Stub\\", 580.65"' "$folder/gpu/machine.json" || fail "gpu_check.sh: $(cat "$folder/gpu/machine.json")"
+grep -q "first: require 1" "$folder/gpu/test.log" || fail "gpu_check.sh: a test that finds no device may be skipped"
+for tool in memcheck racecheck initcheck synccheck; do
+  grep -q "sanitizer --tool $tool --error-exitcode" "$folder/gpu/sanitize.log" || fail "gpu_check.sh: no $tool"
+done
+for words in "--count 268435456 --steps" "--count 4294967301 --steps 2 --method gradient_descent"; do
+  grep -q "adamant compare --device cuda $words" "$folder/gpu/compare.log" || fail "gpu_check.sh: no compare $words"
+done
+expect_equal "gpu_check.sh: compare.json" "$(tr -d '\n' < "$folder/gpu/compare.json" | tr -s ' ')" \
+  "[$(printf '{"of": "a stub"},%.0s' 1 2 3 4){\"of\": \"a stub\"}]"
+grep -q "adamant bench --device cuda --json-file" "$folder/gpu/bench.log" || fail "gpu_check.sh: bench was not run"
+expect_equal "gpu_check.sh: one comparison fails" "$(STUB_FAILS=268435456 check "$folder/gpu" compare bench)" \
+  "compare failed see $folder/gpu/compare.log
+bench passed
+1"
+grep -q 4294967301 "$folder/gpu/compare.log" || fail "gpu_check.sh: a comparison that fails ends the others"
+expect_equal "gpu_check.sh: a test fails" "$(STUB_TEST=1 check "$folder/gpu" test)" "test failed see $folder/gpu/test.log
+1"
+for words in synccheck "--dtype f64" descend; do
+  expect_equal "gpu_check.sh: the sanitizer finds something in $words" "$(STUB_FINDS=$words check "$folder/gpu" sanitize)" \
+    "sanitize failed see $folder/gpu/sanitize.log
+1"
+done
+rm "$folder/path/compute-sanitizer"
+if ! PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer > /dev/null; then
+  expect_equal "gpu_check.sh: no sanitizer" "$(check "$folder/gpu" sanitize)" \
+    "sanitize skipped compute-sanitizer is not installed
+0"
+fi
+expect_equal "gpu_check.sh: no GPU" "$(STUB_DEVICE=cpu check "$folder/gpu" bench)" "
+1"
+grep -q "finds no GPU" "$folder/out" || fail "gpu_check.sh: does not say that there is no GPU: $(cat "$folder/out")"
+for words in "" "--nonsense" "$folder/gpu nonsense" "--small"; do
+  status=0
+  # shellcheck disable=SC2086  # none, one or two words
+  ADAMANT_BUILD=$folder/build scripts/gpu_check.sh $words > "$folder/out" 2> "$folder/err" || status=$?
+  expect_equal "gpu_check.sh $words: exit code" "$status" 2
+  grep -q "usage: scripts/gpu_check.sh" "$folder/err" || fail "gpu_check.sh $words: does not say how it is used"
+done
+status=0
+ADAMANT_BUILD=$folder/path scripts/gpu_check.sh "$folder/gpu" > "$folder/out" 2>&1 || status=$?
+expect_equal "gpu_check.sh: no build where one is named: exit code" "$status" 2
+rm -r "$folder/build"
+
 # --- The summary of a test run
 cat > "$folder/results.xml" << 'XML'
 <?xml version="1.0" encoding="UTF-8"?>

@@ -12,6 +12,7 @@
 #include <span>
 #include <stdexcept>
 
+#include "host/device_memory.hpp"
 #include "host/replacement.hpp"
 #include "host/text.hpp"
 #include "tools/commands.hpp"
@@ -35,15 +36,20 @@ std::vector<Point> path_of(const Method& method, const Course& course) {
   Real x[2] = {static_cast<Real>(course.start.x1), static_cast<Real>(course.start.x2)};
   Real gradient[2] = {};
   const auto here = [&] { return Point{static_cast<double>(x[0]), static_cast<double>(x[1])}; };
+  host::DeviceMemory memory(course.device);
+  host::DeviceArray<Real> device_x(memory, std::span<const Real>(x));
+  host::DeviceArray<Real> device_gradient(memory, 2);
   Optimizer optimizer(method, course.device, course.tuning);
-  optimizer.add({.name = "x", .parameter = x, .gradient = gradient});
+  optimizer.add({.name = "x", .parameter = {device_x.data(), 2}, .gradient = {device_gradient.data(), 2}});
   std::vector<Point> path{here()};
   path.reserve(static_cast<std::size_t>(course.steps) + 1);
   for (int step = 0; step < course.steps; ++step) {
     const Point up = slope(here());
     gradient[0] = static_cast<Real>(up.x1);
     gradient[1] = static_cast<Real>(up.x2);
+    device_gradient.write(gradient);
     optimizer.step();
+    memory.read(std::as_writable_bytes(std::span(x)), device_x.data());
     path.push_back(here());
   }
   return path;
@@ -108,8 +114,8 @@ nlohmann::json to_json(const Descent& descent) {
 }
 
 void print(const std::vector<Descent>& descents, const Course& course) {
-  fmt::print("f(x) = 0.1 x1^2 + 2 x2^2, {} steps from ({:g}, {:g}), where f = {:.4g}, in {}.\n\n", course.steps,
-             course.start.x1, course.start.x2, valley(course.start), name(course.type));
+  fmt::print("f(x) = 0.1 x1^2 + 2 x2^2, {} steps from ({:g}, {:g}), where f = {:.4g}, in {} on {}.\n\n", course.steps,
+             course.start.x1, course.start.x2, valley(course.start), name(course.type), describe(course.device));
   fmt::print("{:<17} {:<33} {:>12} {:>12} {:>12}\n", "method", "options", "x1", "x2", "f");
   for (const Descent& descent : descents) {
     const Point end = descent.path.back();
@@ -161,6 +167,7 @@ bool run(const DescendOptions& options) {
   nlohmann::json runs = nlohmann::json::array();
   for (const Descent& descent : descents) runs.push_back(to_json(descent));
   options.emit({{"environment", environment()},
+                {"device", facts_of(course.device)},
                 {"dtype", options.type},
                 {"start", {course.start.x1, course.start.x2}},
                 {"steps", course.steps},

@@ -2,12 +2,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <exception>
+#include <fstream>
 #include <memory>
+#include <sstream>
 #include <thread>
 
 #include "adamant/adamant.hpp"
 #include "host/text.hpp"
+#include "kernels/backend.hpp"
 #include "tools/commands.hpp"
 #include "tools/run_options.hpp"
 #include "tools/terminal.hpp"
@@ -25,19 +29,35 @@ std::string why_not(Device device) try {
   return why.starts_with(prefix) ? why.substr(prefix.size()) : why;
 }
 
-// The CPU, then the CUDA devices up to the first that is not there, with the reason.
+// The CPU, then every CUDA device that there is, or the first one that there could be, with the reason why it cannot be
+// used where it cannot.
 nlohmann::json devices() {
-  nlohmann::json list{{{"name", name(Device::cpu())}, {"available", true}}};
-  for (int index = 0;; ++index) {
-    const Device device = Device::cuda(index);
-    const std::string why = why_not(device);
-    if (why.empty()) {
-      list.push_back({{"name", name(device)}, {"available", true}});
-      continue;
-    }
-    if (index == 0) list.push_back({{"name", name(device)}, {"available", false}, {"why", why}});
-    return list;
+  nlohmann::json list{facts_of(Device::cpu())};
+  list[0]["available"] = true;
+  const int count = std::max(1, static_cast<int>(kernels::cuda_devices().size()));
+  for (int index = 0; index < count; ++index) {
+    nlohmann::json facts = facts_of(Device::cuda(index));
+    const std::string why = why_not(Device::cuda(index));
+    facts["available"] = why.empty();
+    if (!why.empty()) facts["why"] = why;
+    list.push_back(facts);
   }
+  return list;
+}
+
+// As the kernel module says it: "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  ..."; null where there is
+// none.
+nlohmann::json nvidia_driver() {
+  std::ifstream file("/proc/driver/nvidia/version");
+  std::string line;
+  std::getline(file, line);
+  const auto begins = line.find("Kernel Module");
+  if (begins == std::string::npos) return line.empty() ? nlohmann::json() : nlohmann::json(line);
+  std::istringstream words(line.substr(begins));
+  for (std::string word; words >> word;) {
+    if (std::isdigit(static_cast<unsigned char>(word.front())) != 0) return word;
+  }
+  return line;
 }
 
 nlohmann::json methods() {
@@ -55,13 +75,18 @@ nlohmann::json gather() {
   const Optimizer probe{GradientDescent{}};
   nlohmann::json machine = nlohmann::json::array();
   for (const SimdLevel level : simd_levels()) machine.push_back(name(level));
+  const std::string toolkit = ADAMANT_BUILD_CUDA_TOOLKIT;
   return {{"version", ADAMANT_VERSION},
           {"build",
            {{"type", ADAMANT_BUILD_TYPE},
             {"compiler", environment().at("compiler")},
             {"flags", ADAMANT_BUILD_FLAGS},
-            {"cuda", ADAMANT_BUILD_CUDA}}},
+            {"cuda", ADAMANT_BUILD_CUDA},
+            {"cuda_toolkit", toolkit.empty() ? nlohmann::json() : nlohmann::json(toolkit)},
+            {"cuda_architectures", ADAMANT_BUILD_CUDA_ARCHITECTURES}}},
           {"devices", devices()},
+          {"default_device", name(default_device())},
+          {"nvidia_driver", nvidia_driver()},
           {"simd", {{"build", ADAMANT_BUILD_SIMD}, {"machine", machine}, {"chosen", name(probe.simd())}}},
           {"threads", probe.threads()},
           {"cores", std::thread::hardware_concurrency()},
@@ -82,12 +107,22 @@ void print(const nlohmann::json& facts) {
   line("build", fmt::format("{}, {}, flags {}; ADAMANT_CUDA={}", build.at("type").get<std::string>(),
                             build.at("compiler").get<std::string>(), build.at("flags").get<std::string>(),
                             build.at("cuda").get<std::string>()));
+  if (!build.at("cuda_toolkit").is_null()) {
+    line("CUDA",
+         fmt::format("toolkit {}, for architectures {}; driver {}", build.at("cuda_toolkit").get<std::string>(),
+                     build.at("cuda_architectures").get<std::string>(),
+                     facts.at("nvidia_driver").is_null() ? "not found" : facts.at("nvidia_driver").get<std::string>()));
+  }
   for (const nlohmann::json& device : facts.at("devices")) {
     const bool first = &device == &facts.at("devices").front();
-    line(first ? "devices" : "", device.at("available").get<bool>()
-                                     ? device.at("name").get<std::string>()
-                                     : fmt::format("no CUDA: {}", device.at("why").get<std::string>()));
+    std::string text = device.at("name").get<std::string>();
+    if (device.contains("what")) text += ": " + device.at("what").get<std::string>();
+    if (!device.at("available").get<bool>()) {
+      text = fmt::format("no {}: {}", device.contains("what") ? text : "CUDA", device.at("why").get<std::string>());
+    }
+    line(first ? "devices" : "", text);
   }
+  line("default", fmt::format("{}, where --device says nothing else", facts.at("default_device").get<std::string>()));
   const nlohmann::json& simd = facts.at("simd");
   line("SIMD", fmt::format("{}; this build has {}, this machine runs {}", simd.at("chosen").get<std::string>(),
                            list_text(simd.at("build")), list_text(simd.at("machine"))));

@@ -10,6 +10,7 @@
 #include <system_error>
 #include <vector>
 
+#include "adamant/error.hpp"
 #include "adamant/version.hpp"
 #include "tools/commands.hpp"
 
@@ -56,6 +57,9 @@ int main(int argc, char** argv) try {
       throw std::system_error(errno, std::generic_category(), "adamant: cannot write the result");
     return passed ? 0 : kComparisonFailed;
   }
+  return kBadUsage;
+} catch (const adamant::OutOfDeviceMemory& error) {
+  fmt::print(stderr, "{}\n", error.what());
   return kBadUsage;
 } catch (const std::bad_alloc&) {
   fmt::print(stderr, "adamant: out of memory\n");

@@ -8,8 +8,10 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <stdexcept>
 
+#include "host/device_memory.hpp"
 #include "host/reference.hpp"
 #include "host/safetensors.hpp"
 #include "tools/commands.hpp"
@@ -65,12 +67,17 @@ Replayed replay_as(const Trace& trace, const Method& method, Device device, cons
   std::vector<Real> parameter(n);
   std::vector<Real> gradient(n);
   for (std::size_t i = 0; i < n; ++i) parameter[i] = static_cast<Real>(trace.parameter[i]);
+  host::DeviceMemory memory(device);
+  host::DeviceArray<Real> device_parameter(memory, std::span<const Real>(parameter));
+  host::DeviceArray<Real> device_gradient(memory, std::span<const Real>(gradient));
   Replayed result{detail::kDataType<Real>, {}, std::vector<double>(n), std::vector<double>(n), {}};
 
   Optimizer optimizer(method, device, tuning);
-  const TensorId tensor =
-      optimizer.add({.name = "param", .parameter = {parameter.data(), n}, .gradient = {gradient.data(), n}});
+  const TensorId tensor = optimizer.add({.name = "param",
+                                         .parameter = {device_parameter.data(), device_parameter.count()},
+                                         .gradient = {device_gradient.data(), device_gradient.count()}});
   std::vector<const Real*> views;
+  std::vector<Real> state(n);
   for (const std::string& name : state_names(method)) {
     views.push_back(optimizer.state(tensor, name).template as<Real>());
     result.states.push_back({name, {}, std::vector<double>(n), takes_up_more_than_gradients(method, name)});
@@ -85,17 +92,21 @@ Replayed replay_as(const Trace& trace, const Method& method, Device device, cons
       gradient[i] = static_cast<Real>(row[i]);
       note_largest(result.largest_gradient, i, row[i]);
     }
+    device_gradient.write(gradient);
     optimizer.step();
+    memory.read(std::as_writable_bytes(std::span(parameter)), device_parameter.data());
     note_parameters();
     for (std::size_t slot = 0; slot < views.size(); ++slot) {
-      for (std::size_t i = 0; i < n; ++i)
-        note_largest(result.states[slot].largest, i, static_cast<double>(views[slot][i]));
+      memory.read(std::as_writable_bytes(std::span(state)), views[slot]);
+      for (std::size_t i = 0; i < n; ++i) note_largest(result.states[slot].largest, i, static_cast<double>(state[i]));
     }
     on_step(step + 1, trace.steps);
   }
   result.parameter.assign(parameter.begin(), parameter.end());
-  for (std::size_t slot = 0; slot < views.size(); ++slot)
-    result.states[slot].values.assign(views[slot], views[slot] + n);
+  for (std::size_t slot = 0; slot < views.size(); ++slot) {
+    memory.read(std::as_writable_bytes(std::span(state)), views[slot]);
+    result.states[slot].values.assign(state.begin(), state.end());
+  }
   return result;
 }
 
@@ -206,8 +217,8 @@ bool run(ReplayOptions options) {
     progress.at(static_cast<double>(done) / static_cast<double>(steps), fmt::format("step {} of {}", done, steps));
   };
   const Replayed result = replay(trace, method, device, options.tuning(), options.data_type(), on_step);
-  nlohmann::json report{{"environment", environment()},         {"trace", options.trace}, {"method", name(method)},
-                        {"options", describe(method)},          {"device", name(device)}, {"dtype", options.type},
+  nlohmann::json report{{"environment", environment()},         {"trace", options.trace},     {"method", name(method)},
+                        {"options", describe(method)},          {"device", facts_of(device)}, {"dtype", options.type},
                         {"parameters", trace.parameter.size()}, {"steps", trace.steps}};
   std::optional<Comparison> comparison;
   if (!options.expect.empty()) {
@@ -222,7 +233,7 @@ bool run(ReplayOptions options) {
   options.emit(report);
   if (!options.json) {
     fmt::print("{}: {} steps of {} on {} {} parameters, {}\n  {}\n", options.trace, trace.steps, name(method),
-               trace.parameter.size(), name(options.data_type()), name(device), describe(method));
+               trace.parameter.size(), name(options.data_type()), describe(device), describe(method));
     if (comparison) {
       fmt::print("  against {}\n", options.expect);
       for (const auto& figure : comparison->figures) {

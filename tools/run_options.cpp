@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "host/text.hpp"
+#include "kernels/backend.hpp"
 
 namespace adamant::tools {
 namespace {
@@ -24,7 +25,9 @@ void RunOptions::add_to(CLI::App& app) {
   app.add_option("--option", options, "an option of the method, name=value; may be given several times")
       ->type_name("NAME=VALUE")
       ->take_all();
-  app.add_option("--device", device, "cpu, cuda or cuda:N")->capture_default_str()->check(not_empty());
+  app.add_option("--device", device, "cpu, cuda, cuda:N, or auto: cuda:0 where there is one")
+      ->capture_default_str()
+      ->check(not_empty());
   app.add_option("--dtype", type, "f32 or f64")->capture_default_str()->check(CLI::IsMember({"f32", "f64"}));
   app.add_option("--simd", simd, "CPU instruction set: baseline, avx2 or avx512 (default: the best there is)")
       ->check(not_empty());
@@ -118,6 +121,7 @@ void check_output(const std::string& option, const std::string& path, std::initi
 }
 
 Device parse_device(const std::string& text) {
+  if (text == "auto") return default_device();
   if (text == "cpu") return Device::cpu();
   if (text == "cuda") return Device::cuda(0);
   if (text.starts_with("cuda:")) {
@@ -125,7 +129,35 @@ Device parse_device(const std::string& text) {
       return Device::cuda(*index);
     }
   }
-  throw std::invalid_argument(fmt::format("adamant: no device is called \"{}\"; there are cpu, cuda and cuda:N", text));
+  throw std::invalid_argument(
+      fmt::format("adamant: no device is called \"{}\"; there are cpu, cuda, cuda:N and auto", text));
+}
+
+Device default_device() {
+  static const Device device = [] {
+    if (kernels::cuda_devices().empty()) return Device::cpu();
+    try {
+      const Optimizer probe(GradientDescent{}, Device::cuda(0));
+      return Device::cuda(0);
+    } catch (const std::exception&) {  // `adamant info` says why
+      return Device::cpu();
+    }
+  }();
+  return device;
+}
+
+nlohmann::json facts_of(Device device) {
+  nlohmann::json json{{"name", name(device)}};
+  const std::vector<std::string> all = kernels::cuda_devices();
+  const auto index = static_cast<std::size_t>(device.index);
+  if (device.kind == Device::Kind::cuda && index < all.size()) json["what"] = all[index];
+  return json;
+}
+
+std::string describe(Device device) {
+  const nlohmann::json json = facts_of(device);
+  return json.contains("what") ? fmt::format("{}: {}", name(device), json.at("what").get<std::string>())
+                               : std::string(name(device));
 }
 
 SimdLevel parse_simd(const std::string& text) {

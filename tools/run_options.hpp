@@ -16,7 +16,7 @@ namespace adamant::tools {
 struct RunOptions {
   std::string method;
   std::vector<std::string> options;  // "name=value"
-  std::string device = "cpu";
+  std::string device = "auto";
   std::string type = "f32";
   std::string simd;
   int threads = 0;
@@ -51,8 +51,16 @@ CLI::Validator not_empty();
 // read. Does nothing when `path` is empty. Throws std::invalid_argument naming `option` and `path`.
 void check_output(const std::string& option, const std::string& path, std::initializer_list<std::string> read = {});
 
-// "cpu", "cuda" or "cuda:N". Throws std::invalid_argument for anything else.
+// "cpu", "cuda", "cuda:N", or "auto": what default_device() says. Throws std::invalid_argument for anything else.
 Device parse_device(const std::string& text);
+
+// cuda:0 where an Optimizer can be made on it, else the CPU.
+Device default_device();
+
+// "cpu", or "cuda:0: NVIDIA H200, compute capability 9.0, 139.8 GiB"
+std::string describe(Device device);
+// Its name and, of a CUDA device, what it is.
+nlohmann::json facts_of(Device device);
 
 // "baseline", "avx2" or "avx512". Throws std::invalid_argument for anything else.
 SimdLevel parse_simd(const std::string& text);

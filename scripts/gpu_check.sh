@@ -1,0 +1,205 @@
+#!/usr/bin/env bash
+# What only a machine with a GPU can tell, in one command; needs no network and installs nothing.
+#   usage: scripts/gpu_check.sh [--small] OUT [PHASE...]
+# Phases, each under four minutes; all of them when none is named:
+#   test      the tests, where one that needs a device and finds none fails
+#   sanitize  compute-sanitizer's memcheck, racecheck, initcheck and synccheck, where it is installed
+#   compare   every method on the GPU against the CPU, bit by bit, up to 2^28 parameters; then a tensor beyond 2^32
+#   bench     throughput, beside the same-mix ceiling and what one would write without the library
+# Into the folder OUT go machine.txt and machine.json (GPU, driver, toolkit, date, commit), a log of each phase, and
+# compare.json and bench.json. The last lines say how each phase went; the exit code is 0 when none failed.
+# It builds what it needs for the GPU of this machine in build/gpu, or takes the build folder that ADAMANT_BUILD names.
+# --small takes sizes for a dry run: with ADAMANT_EMULATOR set to a command prefix it needs no GPU.
+set -euo pipefail
+called_from=$PWD
+cd "$(dirname "$0")/.."
+
+usage() { sed -n '3,13s/^# \{0,1\}//p' scripts/gpu_check.sh >&2; exit 2; }
+
+small=false
+if [ "${1:-}" = --small ]; then small=true; shift; fi
+if [ $# = 0 ] || [ -z "$1" ] || [ "${1#-}" != "$1" ]; then usage; fi
+out=$1
+shift
+[ "${out#/}" != "$out" ] || out=$called_from/$out
+for phase in "$@"; do
+  case $phase in
+    test | sanitize | compare | bench) ;;
+    *) echo "gpu_check.sh: there is no phase \"$phase\"" >&2; usage ;;
+  esac
+done
+phases=("$@")
+if [ $# = 0 ]; then phases=(test sanitize compare bench); fi
+mkdir -p "$out"
+rm -f "$out"/{machine,compare,bench}.json "$out"/machine.txt "$out"/{build,test,sanitize,compare,bench}.log
+
+# --- The program and its tests
+
+if [ -n "${ADAMANT_BUILD:-}" ]; then
+  build=$ADAMANT_BUILD
+  if [ ! -x "$build/bin/adamant" ]; then
+    echo "gpu_check.sh: ADAMANT_BUILD=$build: there is no bin/adamant in it" >&2
+    exit 2
+  fi
+else
+  build=build/gpu
+  echo "== Building in $build, for the GPU of this machine"
+  generator=()
+  if [ ! -e "$build/CMakeCache.txt" ] && command -v ninja > /dev/null; then generator=(-G Ninja); fi
+  targets=(--target adamant_program)
+  case " ${phases[*]} " in *" test "*) targets=() ;; esac
+  if ! { cmake -S . -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DADAMANT_CUDA=ON \
+           -DADAMANT_CUDA_ARCHITECTURES=native &&
+         cmake --build "$build" --parallel "$(nproc)" "${targets[@]}"; } > "$out/build.log" 2>&1; then
+    tail -n 40 "$out/build.log" >&2
+    echo "gpu_check.sh: cannot build; all of it is in $out/build.log" >&2
+    exit 1
+  fi
+  rm "$out/build.log"
+fi
+build=$(cd "$build" && pwd)
+export build out small
+# shellcheck disable=SC2086  # the variable may hold a command with arguments
+adamant() { ${ADAMANT_EMULATOR:-} "$build/bin/adamant" "$@"; }
+
+# --- This machine
+
+commit=unknown
+if [ "$(git rev-parse --show-toplevel 2> /dev/null)" = "$PWD" ]; then
+  commit=$(git rev-parse HEAD)
+  [ -z "$(git status --porcelain 2> /dev/null)" ] || commit="$commit, with changes"
+fi
+if command -v nvidia-smi > /dev/null; then
+  gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit --format=csv,noheader 2>&1) \
+    || gpu="nvidia-smi fails: $gpu"
+else
+  gpu="nvidia-smi is not installed"
+fi
+now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+adamant info > "$out/info.txt"
+{
+  echo "date      $now"
+  echo "commit    $commit"
+  echo "GPU       $gpu"
+  cat "$out/info.txt"
+} | tee "$out/machine.txt"
+quoted() { printf '"%s"' "$(sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' <<< "$1" | tr '\n\t' '; ' | sed 's/;$//')"; }
+{
+  printf '{"date": %s,\n "commit": %s,\n "nvidia_smi": %s,\n "info": ' "$(quoted "$now")" "$(quoted "$commit")" "$(quoted "$gpu")"
+  adamant info --json
+  echo '}'
+} > "$out/machine.json"
+has_device=true
+grep -q '^default  *cuda:' "$out/info.txt" || has_device=false
+rm "$out/info.txt"
+if ! $has_device; then
+  echo "gpu_check.sh: adamant finds no GPU that it can use; why not is in the lines above" >&2
+  exit 1
+fi
+
+# --- The phases: exit code 77 says that there was nothing to do, and the last line why
+
+phase_test() {
+  set -euo pipefail
+  export ADAMANT_REQUIRE_CUDA=1
+  # What builds the library once more to link it in other ways, and the API reference, need no GPU.
+  local left_out='^(Consumers|GettingStarted|Documentation)'
+  local only=()
+  if $small; then only=(-R '^(CommandLineOnADevice|DescendCommand)\.'); fi
+  if command -v ctest > /dev/null && grep -qsx "CMAKE_HOME_DIRECTORY:INTERNAL=$PWD" "$build/CMakeCache.txt"; then
+    local status=0
+    ctest --test-dir "$build" -j "$(nproc)" -LE full -E "$left_out" "${only[@]}" --no-tests=error --output-on-failure \
+      --output-junit "$build/gpu_check.xml" || status=$?
+    scripts/test_summary.sh "$build/gpu_check.xml"
+    return "$status"
+  fi
+  echo "No ctest here, or the build was made elsewhere: the test programs are run one by one."
+  local program failed="" filter='-*Full_*:Full*'
+  if $small; then filter='CommandLineOnADevice*:DescendCommand*'; fi
+  for program in "$build"/tests/adamant_*test "$build"/tests/adamant_*tests; do
+    [ -x "$program" ] || continue
+    echo "== $(basename "$program")"
+    # shellcheck disable=SC2086  # the variable may hold a command with arguments
+    ${ADAMANT_EMULATOR:-} "$program" --gtest_brief=1 --gtest_filter="$filter" || failed="$failed $(basename "$program")"
+  done
+  [ -z "$failed" ] || { echo "failed:$failed"; return 1; }
+}
+
+phase_sanitize() {
+  set -euo pipefail
+  local sanitizer
+  sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer) || {
+    echo "compute-sanitizer is not installed"
+    return 77
+  }
+  local tool type failed=""
+  for tool in memcheck racecheck initcheck synccheck; do
+    for type in f32 f64; do
+      echo "== $tool, every method, $type"
+      # Sizes that end within a tile and within a vector.
+      "$sanitizer" --tool "$tool" --error-exitcode 9 "$build/bin/adamant" compare --device cuda --count 9001 --steps 2 \
+        --dtype "$type" || failed="$failed $tool"
+    done
+    echo "== $tool, ten steps of a small tensor"
+    "$sanitizer" --tool "$tool" --error-exitcode 9 "$build/bin/adamant" descend --device cuda --steps 10 > /dev/null \
+      || failed="$failed $tool"
+  done
+  [ -z "$failed" ] || { echo "failed:$failed"; return 1; }
+}
+
+phase_compare() {
+  set -euo pipefail
+  local status=0 first=true words runs
+  # Beyond 2^32 the pieces end where no power of two does.
+  runs=("--count 1 --steps 3" "--count 1048583 --steps 5" "--count 1048583 --steps 5 --dtype f64"
+    "--count 268435456 --steps 2" "--count 4294967301 --steps 2 --method gradient_descent")
+  if $small; then
+    runs=("--count 1 --steps 3" "--count 5001 --steps 3 --dtype f64" "--count 4194309 --steps 2 --method gradient_descent")
+  fi
+  echo "[" > "$out/compare.json"
+  for words in "${runs[@]}"; do
+    echo "== compare $words"
+    # shellcheck disable=SC2086  # words
+    adamant compare --device cuda $words --json-file "$out/compare.part" || status=1
+    if [ -s "$out/compare.part" ]; then
+      $first || echo "," >> "$out/compare.json"
+      first=false
+      cat "$out/compare.part" >> "$out/compare.json"
+      rm "$out/compare.part"
+    fi
+    echo
+  done
+  echo "]" >> "$out/compare.json"
+  return "$status"
+}
+
+phase_bench() {
+  set -euo pipefail
+  local sizes=()
+  if $small; then sizes=(--sizes 65536 --repetitions 1 --method adam); fi
+  adamant bench --device cuda "${sizes[@]}" --json-file "$out/bench.json"
+}
+
+export -f adamant phase_test phase_sanitize phase_compare phase_bench
+table=""
+code=0
+for phase in "${phases[@]}"; do
+  echo
+  echo "== Phase $phase"
+  start=$SECONDS
+  status=0
+  timeout --kill-after=10 239 bash -c "phase_$phase" 2>&1 | tee "$out/$phase.log" || status=${PIPESTATUS[0]}
+  took=$((SECONDS - start))
+  remark=""
+  case $status in
+    0) result=passed ;;
+    77) result=skipped; remark=$(tail -n 1 "$out/$phase.log") ;;
+    124 | 137) result=failed; remark="stopped after 239 s" ;;
+    *) result=failed; remark="see $out/$phase.log" ;;
+  esac
+  [ "$result" != failed ] || code=1
+  table+=$(printf '%-9s %-8s %4d s  %s' "$phase" "$result" "$took" "$remark")$'\n'
+done
+echo
+printf 'phase     result     time\n%s' "$table"
+exit "$code"
