@@ -8,9 +8,8 @@ namespace adamant::host {
 
 DeviceMemory::DeviceMemory(Device device)
     : device_(device),
-      backend_(device.kind == Device::Kind::cpu
-                   ? make_cpu_backend(0, update_tables().back(), default_threads())
-                   : kernels::make_cuda_backend(device.index, 0)) {}
+      backend_(device.kind == Device::Kind::cpu ? make_cpu_backend(0, update_tables().back(), default_threads())
+                                                : kernels::make_cuda_backend(device.index, 0)) {}
 
 void DeviceMemory::read(std::span<std::byte> to, const void* from) const {
   std::vector<std::byte> staging;

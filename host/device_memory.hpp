@@ -12,8 +12,8 @@
 
 namespace adamant::host {
 
-// Allocates on one device and copies from and to it. Copies follow what was enqueued in the legacy default stream and have
-// finished when they return.
+// Allocates on one device and copies from and to it. Copies follow what was enqueued in the legacy default stream and
+// have finished when they return.
 class DeviceMemory {
  public:
   // Throws Unavailable when the device is not there.

@@ -38,7 +38,7 @@ constexpr std::uintptr_t page_offset(int slot) { return (512 + 1024 * static_cas
 constexpr int kMostThreads = 4096;
 
 constexpr std::int64_t kLargestTile = std::int64_t{1} << 30;  // indices inside a tile are 32 bits wide
-constexpr std::int64_t kDefaultTile = 16 * kChunk;  // of the CPU backend; kernels/tuning.hpp has the device's
+constexpr std::int64_t kDefaultTile = 16 * kChunk;            // of the CPU backend; kernels/tuning.hpp has the device's
 
 constexpr std::int64_t aligned_bytes(std::int64_t bytes) {
   return (bytes + kStateAlignment - 1) / kStateAlignment * kStateAlignment;
@@ -594,8 +594,8 @@ void Optimizer::prepare(Stream stream) {
 }
 
 void Optimizer::step(Stream stream) {
-  impl_->prepare_in(stream,
-                    "step: tensors, groups or freezes have changed and the plan must be made anew; call prepare() first");
+  impl_->prepare_in(
+      stream, "step: tensors, groups or freezes have changed and the plan must be made anew; call prepare() first");
   impl_->backend->step(stream);
 }
 

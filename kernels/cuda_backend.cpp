@@ -1,8 +1,8 @@
 // The CUDA backend: tables and scratch memory resident on the device, two launches a step.
 //
 // What the caller gives a stream for is enqueued there. What allocates works on a stream of its own and waits for that
-// stream before it returns, so that memory and tables are ready for any stream. Memory goes back in stream order, behind
-// an event that is recorded after everything that is enqueued on a caller's stream.
+// stream before it returns, so that memory and tables are ready for any stream. Memory goes back in stream order,
+// behind an event that is recorded after everything that is enqueued on a caller's stream.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -82,7 +82,7 @@ std::string gigabytes(std::int64_t bytes) {
 template <typename... List>
 std::string storage_name(std::int32_t storage, TypeList<List...> /*storages*/) {
   const std::array names{std::string(name(adamant::detail::kDataType<typename List::Parameter>)) + " with " +
-                         std::string(name(adamant::detail::kDataType<typename List::Gradient>)) + " gradients"...};
+                         std::string(name(adamant::detail::kDataType<typename List::Gradient>)) + " gradients" ...};
   return names.at(static_cast<std::size_t>(storage));
 }
 std::string storage_name(std::int32_t storage) { return storage_name(storage, Storages{}); }
@@ -138,8 +138,7 @@ class Memory : public std::enable_shared_from_this<Memory> {
                                 device_name(index_) + ", and the allocator that was given returned null");
       }
     } else {
-      const cudaError_t error =
-          stream_ordered_ ? cudaMallocAsync(&memory, size, stream_) : cudaMalloc(&memory, size);
+      const cudaError_t error = stream_ordered_ ? cudaMallocAsync(&memory, size, stream_) : cudaMalloc(&memory, size);
       if (error == cudaErrorMemoryAllocation) {
         cudaGetLastError();
         std::size_t free = 0;
@@ -440,7 +439,8 @@ class CudaBackend final : public Backend {
     if (!changed_.empty()) {
       if (captured) {
         throw std::invalid_argument(
-            "adamant: step: the stream is being captured while gradients are still to be re-pointed; call prepare(stream) "
+            "adamant: step: the stream is being captured while gradients are still to be re-pointed; call "
+            "prepare(stream) "
             "between set_gradient() and the beginning of the capture");
       }
       bring_gradients(stream);
@@ -524,7 +524,8 @@ class CudaBackend final : public Backend {
         return attributes.devicePointer == nullptr
                    ? "it is pinned host memory that is not mapped" + allowed
                    : "it is pinned host memory that has another address on the device, the one that "
-                     "cudaHostGetDevicePointer() gives" + allowed;
+                     "cudaHostGetDevicePointer() gives" +
+                         allowed;
       default: return "it is ordinary host memory" + allowed;
     }
   }

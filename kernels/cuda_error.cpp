@@ -18,12 +18,13 @@ std::string place(const std::source_location& where) {
 
 // The errors after which CUDA's documentation asks for the process to be ended and started anew.
 bool is_sticky(cudaError_t error) {
-  constexpr std::array kSticky{
-      cudaErrorECCUncorrectable,      cudaErrorIllegalAddress,      cudaErrorLaunchTimeout, cudaErrorAssert,
-      cudaErrorHardwareStackError,    cudaErrorIllegalInstruction,  cudaErrorMisalignedAddress,
-      cudaErrorInvalidAddressSpace,   cudaErrorInvalidPc,           cudaErrorLaunchFailure,
-      cudaErrorExternalDevice,        cudaErrorContained,           cudaErrorNvlinkUncorrectable,
-      cudaErrorTensorMemoryLeak};
+  constexpr std::array kSticky{cudaErrorECCUncorrectable,    cudaErrorIllegalAddress,
+                               cudaErrorLaunchTimeout,       cudaErrorAssert,
+                               cudaErrorHardwareStackError,  cudaErrorIllegalInstruction,
+                               cudaErrorMisalignedAddress,   cudaErrorInvalidAddressSpace,
+                               cudaErrorInvalidPc,           cudaErrorLaunchFailure,
+                               cudaErrorExternalDevice,      cudaErrorContained,
+                               cudaErrorNvlinkUncorrectable, cudaErrorTensorMemoryLeak};
   return std::find(kSticky.begin(), kSticky.end(), error) != kSticky.end();
 }
 
@@ -36,8 +37,9 @@ void fail(cudaError_t error, const char* call, const std::string& what, const st
   cudaGetLastError();
   std::string text = "adamant: " + what + ": " + call + " at " + place(where) + " returned " + to_text(error);
   if (is_sticky(error)) {
-    text += ", which is left behind by a kernel that was launched before, not by this call; the process cannot go on "
-            "using the device";
+    text +=
+        ", which is left behind by a kernel that was launched before, not by this call; the process cannot go on "
+        "using the device";
   }
   throw CudaError(text, error, is_sticky(error));
 }

@@ -14,8 +14,8 @@ bool is_sticky(cudaError_t error);
 // "cudaErrorIllegalAddress (700: an illegal memory access was encountered)"
 std::string to_text(cudaError_t error);
 
-// fail() throws CudaError, check() does so for anything but success. What the runtime remembers for this thread is cleared,
-// because it has been reported. `call` is the call of the runtime, `what` says what it was for.
+// fail() throws CudaError, check() does so for anything but success. What the runtime remembers for this thread is
+// cleared, because it has been reported. `call` is the call of the runtime, `what` says what it was for.
 [[noreturn]] void fail(cudaError_t error, const char* call, const std::string& what, const std::source_location& where);
 inline void check(cudaError_t error, const char* call, const char* what,
                   const std::source_location& where = std::source_location::current()) {

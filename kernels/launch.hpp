@@ -29,9 +29,9 @@ struct alignas(16) DeviceRow {
 
 // What one step needs of a tensor beside its streams, computed on the device before the update.
 struct alignas(16) RowScalars {
-  Scalars step;                               // the rule's Step<Real>
-  alignas(8) std::byte gradient_scale[8];     // a Real
-  std::int64_t step_count;                    // what the tensor's becomes; the update commits it
+  Scalars step;                            // the rule's Step<Real>
+  alignas(8) std::byte gradient_scale[8];  // a Real
+  std::int64_t step_count;                 // what the tensor's becomes; the update commits it
 };
 
 struct DeviceTables {

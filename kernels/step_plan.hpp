@@ -39,7 +39,7 @@ struct StepPlan {
   std::vector<TensorRow> rows;
   std::vector<Tile> tiles;  // those of one storage combination stand together
   std::vector<TileRange> ranges;
-  std::int64_t tile_size = 0;    // a positive multiple of kChunk
+  std::int64_t tile_size = 0;  // a positive multiple of kChunk
 };
 
 }  // namespace adamant::kernels

@@ -6,8 +6,9 @@
 namespace adamant::kernels {
 
 // Threads of a block of the update kernel, and how many such blocks an SM must be able to hold: together they bound the
-// registers of a thread to 65,536 / (256 * 4) = 64. One 128-bit load a stream and thread is 64 bytes in flight for Adam,
-// so the 1,024 threads that are certain keep 64 KiB in flight on an SM, more than HBM3e needs to hide its latency.
+// registers of a thread to 65,536 / (256 * 4) = 64. One 128-bit load a stream and thread is 64 bytes in flight for
+// Adam, so the 1,024 threads that are certain keep 64 KiB in flight on an SM, more than HBM3e needs to hide its
+// latency.
 inline constexpr int kUpdateThreads = 256;
 inline constexpr int kUpdateBlocksPerSm = 4;
 
@@ -20,8 +21,8 @@ inline constexpr std::int64_t kDeviceTile = 4096;
 // elements are 1,250 blocks. At 1,024 a warp makes eight passes, and a block would make one.
 inline constexpr std::int64_t kPackedTile = 1024;
 
-// Threads of a block of the scalar kernel, which takes a tensor a thread. Few, because each thread's work is long: 10,000
-// tensors are 157 blocks, one for each SM.
+// Threads of a block of the scalar kernel, which takes a tensor a thread. Few, because each thread's work is long:
+// 10,000 tensors are 157 blocks, one for each SM.
 inline constexpr int kScalarThreads = 64;
 
 // Refreshes of gradient addresses that may be on their way to the device at a time; one more waits for the first.

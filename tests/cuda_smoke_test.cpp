@@ -19,13 +19,18 @@ TEST(Smoke, smoke) {
     }
     for (std::size_t i = 0; i < ps.size(); ++i) {
       cpu.add({.name = std::to_string(i), .parameter = ps[i], .gradient = gs[i]});
-      gpu.add({.name = std::to_string(i), .parameter = {dp[i].data(), dp[i].count()}, .gradient = {dg[i].data(), dg[i].count()}});
+      gpu.add({.name = std::to_string(i),
+               .parameter = {dp[i].data(), dp[i].count()},
+               .gradient = {dg[i].data(), dg[i].count()}});
     }
-    for (int t = 0; t < 5; ++t) { cpu.step(); gpu.step(); }
+    for (int t = 0; t < 5; ++t) {
+      cpu.step();
+      gpu.step();
+    }
     for (std::size_t i = 0; i < ps.size(); ++i) {
       ASSERT_EQ(dp[i].read(), ps[i]) << c.name << " " << i;
       ASSERT_EQ(gpu.step_count(TensorId(i)), 5);
     }
   }
 }
-}
+}  // namespace adamant::test

@@ -8,7 +8,6 @@
 
 #include <bit>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -25,6 +24,7 @@
 #include "kernels/apply.hpp"
 #include "kernels/rule_list.hpp"
 #include "kernels/storage.hpp"
+#include "tests/device.hpp"
 #include "tests/inputs.hpp"
 
 namespace adamant::test {
@@ -201,19 +201,7 @@ std::vector<Real> inputs(Part part, std::uint64_t seed) {
   return values;
 }
 
-class DeviceRules : public testing::Test {
- protected:
-  void SetUp() override {
-    int count = 0;
-    const cudaError_t error = cudaGetDeviceCount(&count);
-    if (error == cudaSuccess && count > 0) return;
-    const std::string why =
-        std::string("no CUDA device: ") + (error == cudaSuccess ? "none is there" : cudaGetErrorString(error));
-    const char* required = std::getenv("ADAMANT_REQUIRE_CUDA");
-    if (required != nullptr && std::string(required) == "1") FAIL() << why << ", and ADAMANT_REQUIRE_CUDA=1";
-    GTEST_SKIP() << why;
-  }
-};
+using DeviceRules = NeedsDevice;
 
 std::vector<unsigned char> bytes_of(const kernels::Scalars& scalars) {
   std::vector<unsigned char> bytes(kernels::kScalarBytes);

@@ -1,6 +1,6 @@
 /// \file
-/// Where the Optimizer's memory comes from, for programs that have an allocator of their own (RMM, a framework's caching
-/// allocator).
+/// Where the Optimizer's memory comes from, for programs that have an allocator of their own (RMM, a framework's
+/// caching allocator).
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,8 @@
 namespace adamant {
 
 /// Two functions and a pointer that serve every allocation of device memory (on the CPU: of states) of an Optimizer.
-/// Left as it is, the CUDA backend takes stream-ordered memory of the device's current pool and the CPU backend the heap.
+/// Left as it is, the CUDA backend takes stream-ordered memory of the device's current pool and the CPU backend the
+/// heap.
 ///
 /// Both functions are called with the Optimizer's device current and with a stream of the Optimizer's own (null on the
 /// CPU): memory may be handed out before work of that stream is done with it, as stream-ordered allocators do. They are

@@ -22,7 +22,8 @@ class ADAMANT_API Unavailable : public std::runtime_error {
   ~Unavailable() override;
 };
 
-/// A device has not the memory that was asked for; the text says how much that was, how much is free and on which device.
+/// A device has not the memory that was asked for; the text says how much that was, how much is free and on which
+/// device.
 class ADAMANT_API OutOfDeviceMemory : public std::bad_alloc {
  public:
   /// \param what the text

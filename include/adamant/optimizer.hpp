@@ -95,9 +95,9 @@ class ADAMANT_API Optimizer {
   /// Reads another gradient from the next step on, of the same type and count.
   ///
   /// On a CUDA device the new address goes there with the next step() or prepare(), in the order of that call's stream,
-  /// together with those of all other tensors: call prepare(stream) before replaying a graph. Four such refreshes may be
-  /// on their way at a time; a call that makes a fifth waits for the first to arrive.
-  /// \throws std::invalid_argument when `stream` is being captured
+  /// together with those of all other tensors: call prepare(stream) before replaying a graph. Four such refreshes may
+  /// be on their way at a time; a call that makes a fifth waits for the first to arrive. \throws std::invalid_argument
+  /// when `stream` is being captured
   void set_gradient(TensorId tensor, ConstArray gradient, Stream stream = nullptr);
 
   /// The options of a group.
@@ -116,9 +116,9 @@ class ADAMANT_API Optimizer {
 
   /// Makes room for the state of new tensors (zeroed, one allocation for all of them) and rebuilds the plan. step()
   /// does this when tensors, groups or freezes have changed since; call it to have the allocation at a known time, and
-  /// before a capture, where a step that would have to prepare is refused. New addresses of gradients go to the device in
-  /// the order of `stream`. What it allocates is ready for every stream when it returns.
-  /// \throws std::bad_alloc (OutOfDeviceMemory), after which everything is as it was
+  /// before a capture, where a step that would have to prepare is refused. New addresses of gradients go to the device
+  /// in the order of `stream`. What it allocates is ready for every stream when it returns. \throws std::bad_alloc
+  /// (OutOfDeviceMemory), after which everything is as it was
   void prepare(Stream stream = nullptr);
 
   /// One step of every tensor that is not frozen. Does not allocate, unless it has to prepare() first.
@@ -161,8 +161,9 @@ class ADAMANT_API Optimizer {
   /// Reads a checkpoint: the other way round, by name, in whatever order the tensors were added. Groups that it has
   /// beyond those there are get added; the options of the others are replaced. Parameters are read when the file has
   /// them. All of the file is checked before anything is changed; on a CUDA device what is overwritten is kept in host
-  /// memory until all is there, and put back should the device fail. Waits for what comes before it in `stream`. It is mapped and must not be changed meanwhile: one
-  /// that is cut short in place ends the process with SIGBUS (save() never does that to a file, it replaces it).
+  /// memory until all is there, and put back should the device fail. Waits for what comes before it in `stream`. It is
+  /// mapped and must not be changed meanwhile: one that is cut short in place ends the process with SIGBUS (save()
+  /// never does that to a file, it replaces it).
   ///
   /// A file without adamant's metadata is taken for the state of a PyTorch optimizer: arrays NAME.exp_avg and so on,
   /// step counts from NAME.step (docs/pytorch.md); a parameter without states is one that has not been stepped.

@@ -32,8 +32,8 @@ struct Tuning {
   /// Threads of a step, at most 4096; 0 takes as many as OpenMP would. OpenMP runtimes end the process
   /// where the system refuses them a thread, so ask for no more than it allows.
   int threads = 0;
-  /// Elements per tile, a positive multiple of kChunk up to 2^30; 0 chooses. On the CPU 64 Ki elements keep a page walk per stream rare and
-  /// still give 2^26 parameters a thousand tiles to share out.
+  /// Elements per tile, a positive multiple of kChunk up to 2^30; 0 chooses. On the CPU 64 Ki elements keep a page walk
+  /// per stream rare and still give 2^26 parameters a thousand tiles to share out.
   std::int64_t tile = 0;
   /// Instruction set; empty takes the best of simd_levels().
   std::optional<SimdLevel> simd = {};
