@@ -4,14 +4,13 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <deque>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
 #include <utility>
 
+#include "bench/baseline_check.hpp"
 #include "bench/gpu_baselines.hpp"
 #include "bench/gpu_ceiling.hpp"
 #include "bench/gpu_device.hpp"
@@ -35,9 +34,8 @@ constexpr std::int64_t kTensorAlignment = 64;
 // where they would take longer than this together.
 constexpr int kHostBlocks = 10;
 constexpr int kHostStepsPerBlock = 100;
-constexpr double kLongestHostMeasurement = 10;
-// The step that the results of baselines are looked at in, and how many elements at each of a few places.
-constexpr std::int64_t kCheckedStep = 10;
+constexpr double kLongestHostMeasurement = 2;
+// So many elements of a baseline's results are looked at, at each of a few places.
 constexpr std::int64_t kWindow = 256;
 
 struct Layout {
@@ -132,13 +130,7 @@ class Rotation {
 
 // --- Baselines: their results
 
-// Some elements of a tensor, on the host.
-struct Window {
-  std::vector<float> parameter;
-  std::vector<float> gradient;
-  std::vector<std::vector<float>> states;
-};
-
+// Reads a few elements of a few tensors of a set.
 class Windows {
  public:
   Windows(const Set& set, std::size_t state_count, const host::DeviceMemory& memory)
@@ -183,67 +175,14 @@ class Windows {
   std::vector<Place> places_;
 };
 
-// What the library makes of the windows in step kCheckedStep, on the CPU; a CUDA device gives the same bits.
-std::vector<Window> stepped(const Method& method, std::vector<Window> windows) {
-  Optimizer optimizer(method);
-  const std::vector<std::string> names = state_names(method);
-  for (std::size_t i = 0; i < windows.size(); ++i) {
-    Window& window = windows[i];
-    const TensorId id =
-        optimizer.add({.name = std::to_string(i), .parameter = window.parameter, .gradient = window.gradient});
-    for (std::size_t s = 0; s < names.size(); ++s) {
-      std::copy(window.states[s].begin(), window.states[s].end(), optimizer.state(id, names[s]).as<float>());
-    }
-    optimizer.set_step_count(id, kCheckedStep - 1);
-  }
-  optimizer.step();
-  for (std::size_t i = 0; i < windows.size(); ++i) {
-    for (std::size_t s = 0; s < names.size(); ++s) {
-      const float* const state = optimizer.state(optimizer.find(std::to_string(i)), names[s]).as<float>();
-      std::copy(state, state + windows[i].states[s].size(), windows[i].states[s].begin());
-    }
-  }
-  return windows;
-}
-
-// Where `got` is further from `expected` than a few roundings: of the old and of the new value, and of the largest
-// change `slack` times. Empty when it is nowhere.
-std::string difference(const std::string& what, const std::vector<float>& before, const std::vector<float>& got,
-                       const std::vector<float>& expected, double roundings, double slack) {
-  constexpr double kRounding = std::numeric_limits<float>::epsilon() / 2.0;
-  double largest_change = 0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    largest_change = std::max(largest_change, std::abs(double{expected[i]} - double{before[i]}));
-  }
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    const double allowed = kRounding * (roundings * (std::abs(double{before[i]}) + std::abs(double{expected[i]})) +
-                                        slack * largest_change);
-    if (std::abs(double{got[i]} - double{expected[i]}) <= allowed) continue;  // not for a NaN
-    return what + " became " + std::to_string(got[i]) + " from " + std::to_string(before[i]) + ", and with adamant " +
-           std::to_string(expected[i]);
-  }
-  return {};
-}
-
-// Where one step of a baseline is not the library's, within float32 rounding.
-std::string disagreement(const Request& request, const Baseline& baseline, Set& set, const host::DeviceMemory& memory,
-                         const GpuStream& stream) {
-  const std::vector<std::string> names = state_names(request.method);
-  const Windows windows(set, names.size(), memory);
+// Where one step of a baseline, run on a set of buffers, is not the library's.
+std::string disagreement_on(const Request& request, const Baseline& baseline, Set& set,
+                            const host::DeviceMemory& memory, const GpuStream& stream) {
+  const Windows windows(set, state_names(request.method).size(), memory);
   const std::vector<Window> before = windows.read();
-  const std::vector<Window> expected = stepped(request.method, before);
   for (const BaselineTensor& tensor : set.tensors) baseline.step(tensor, kCheckedStep, stream.get());
   stream.wait();
-  const std::vector<Window> got = windows.read();
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    std::string found = difference("a parameter", before[i].parameter, got[i].parameter, expected[i].parameter, 2, 64);
-    for (std::size_t s = 0; s < names.size() && found.empty(); ++s) {
-      found =
-          difference("an element of " + names[s], before[i].states[s], got[i].states[s], expected[i].states[s], 8, 8);
-    }
-    if (!found.empty()) return found;
-  }
-  return {};
+  return disagreement(request.method, before, windows.read());
 }
 
 std::string why_no_baselines(const Request& request) {
@@ -292,7 +231,7 @@ class Measurement {
     if (result.no_baselines.empty()) {
       for (const Baseline& baseline : gpu_baselines(name(request_.method))) {
         result.baselines.push_back(
-            {baseline.name, disagreement(request_, baseline, rotation_.first(), memory_, stream_), {}});
+            {baseline.name, disagreement_on(request_, baseline, rotation_.first(), memory_, stream_), {}});
       }
     }
 

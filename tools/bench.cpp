@@ -154,6 +154,9 @@ void add_gpu(nlohmann::json& json, const bench::Throughput& result) {
 // --- The tables. The first eight columns of those of one tensor are the same on every device; bench/throughput.gp
 // reads them.
 
+// Buffers of so many L2 caches leave next to nothing for the next run to find there.
+constexpr double kEnoughCaches = 3;
+
 constexpr std::array kBaselines{"thrust", "cub", "unfused"};
 
 void print_head(const BenchOptions& options, const std::string& device, double pin_rate) {
@@ -163,7 +166,7 @@ void print_head(const BenchOptions& options, const std::string& device, double p
       device, name(options.data_type()), options.repetitions);
   if (options.on_gpu()) {
     fmt::print(
-        "Times are the device's own; runs go round so many buffers that the L2 cache does not help. {}\n"
+        "Times are the device's own; runs go round several sets of buffers where one would stay in the L2 cache. {}\n"
         "{}: how many times as long the same step takes without this library.\n",
         pin_rate > 0 ? fmt::format("% pin: of {:.0f} GB/s.", pin_rate) : "The memory's pin rate is not known.",
         fmt::join(kBaselines, ", "));
@@ -212,20 +215,26 @@ void print_row_of_one_tensor(const BenchOptions& options, std::string_view metho
   const std::string of_pins =
       pin_rate > 0 ? fmt::format("{:.1f}%", 100 * result.update_gigabytes_per_second() / pin_rate) : "";
   if (options.on_gpu()) {
-    fmt::print(" {:>6} {:>8.2f}{}  {}\n", of_pins.empty() ? "-" : of_pins, result.copy_gigabytes_per_second(),
+    fmt::print(" {:>6} {:>8.2f}{}  {}", of_pins.empty() ? "-" : of_pins, result.copy_gigabytes_per_second(),
                baseline_columns(result), result.ceiling_variant);
   } else {
-    fmt::print("  {}{}\n", of_pins.empty() ? "" : of_pins + ", ", result.ceiling_variant);
+    fmt::print("  {}{}", of_pins.empty() ? "" : of_pins + ", ", result.ceiling_variant);
   }
 }
 
 void print_row_of_shape(std::string_view method, const bench::Throughput& result) {
-  fmt::print("{:<15} {:<17} {:>10.2f} {:>10.2f} {:>10} {:>10.3f} {:>8.2f} {:>9.1f}%{}\n",
+  fmt::print("{:<15} {:<17} {:>10.2f} {:>10.2f} {:>10} {:>10.3f} {:>8.2f} {:>9.1f}%{}",
              fmt::format("{}x{}", result.tensors, result.count / result.tensors), method, 1e6 * result.update.median(),
              1e6 * result.graph.median(),
              result.host.seconds.empty() ? "-" : fmt::format("{:.2f}", 1e6 * result.host.median()),
              ratio(result.update, result.one_tensor), result.update_gigabytes_per_second(),
              100 * result.fraction_of_ceiling(), baseline_columns(result));
+}
+
+// What is to be said of a row whose buffers are not much larger than the L2 cache.
+std::string cache_note(const bench::Throughput& result, std::int64_t l2_bytes) {
+  const double caches = static_cast<double>(result.rotated_bytes) / static_cast<double>(l2_bytes);
+  return caches < kEnoughCaches ? fmt::format(" (buffers of {:.2g} L2 caches)", caches) : "";
 }
 
 // A spread that no quiet machine has.
@@ -240,11 +249,13 @@ bool run(const BenchOptions& options) {
   const int index = options.make_device().index;
   double pin_rate = options.pin_rate;
   std::string device = "the CPU";
+  std::int64_t l2_bytes = 0;
   nlohmann::json report{{"environment", environment()}, {"dtype", options.type}, {"results", nlohmann::json::array()}};
   if (on_gpu) {
     const bench::GpuFacts facts = bench::gpu_facts(index);
     report["device"] = to_json(facts);
     if (pin_rate == 0) pin_rate = facts.pin_rate;
+    l2_bytes = facts.l2_bytes;
     device = fmt::format("{} ({})", facts.name, name(options.make_device()));
   }
   report["pin_rate_gigabytes_per_second"] = pin_rate > 0 ? nlohmann::json(pin_rate) : nlohmann::json();
@@ -297,6 +308,7 @@ bool run(const BenchOptions& options) {
     } else {
       print_row_of_shape(name(method), result);
     }
+    fmt::print("{}\n", on_gpu ? cache_note(result, l2_bytes) : "");
   };
   for (const bool of_one_tensor : {true, false}) {
     for (const Method& method : methods) {
