@@ -6,7 +6,9 @@ table = report . "/bench.txt"
 methods = "gradient_descent momentum rmsprop adam adamw"
 set terminal svg size 760,460 font "sans-serif,13" background "white"
 set output report . "/bench.svg"
-set title "One fused float32 step on the CPU, percent of a kernel that moves the same streams"
+# "the CPU", or what the CUDA device is called: the table's first line says it.
+device = system("sed -n 's/^One fused step on \\(.*\\), [a-z0-9]* parameters, .*/\\1/p' " . table)
+set title "One fused float32 step on " . device . ", percent of a kernel that moves the same streams" noenhanced
 set xlabel "parameters"
 set ylabel "percent of the same-mix ceiling"
 set logscale x 2

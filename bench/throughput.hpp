@@ -1,54 +1,65 @@
-// Measures the throughput of updates and of their ceilings, interleaved in one run on the same buffers.
+// Measures the throughput of updates, of their ceilings and, on a CUDA device, of what a user would write without this
+// library, interleaved in one run on the same buffers.
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "adamant/adamant.hpp"
+#include "bench/sampling.hpp"
 
 namespace adamant::bench {
-
-// Seconds of repeated runs.
-struct Times {
-  std::vector<double> seconds;
-  double median() const;
-  // Half the distance between the quartiles, relative to the median.
-  double spread() const;
-};
 
 struct Request {
   Method method;
   DataType type = DataType::float32;
-  std::int64_t count = 0;
+  std::int64_t count = 0;    // parameters of each tensor
+  std::int64_t tensors = 1;  // more than one: only on a CUDA device
   int repetitions = 15;
+  Device device = Device::cpu();
   Tuning tuning;
 };
 
+// One of the ways without this library.
+struct BaselineTimes {
+  std::string name;
+  std::string disagreement;  // where its result is not the library's: then it has no times
+  Times times;
+};
+
 struct Throughput {
-  std::int64_t count = 0;
+  std::int64_t count = 0;  // parameters, of all tensors
+  std::int64_t tensors = 1;
   int streams_read = 0;
   int streams_written = 0;
   std::int64_t bytes_per_parameter = 0;
   Times update;
   Times ceiling;                // of the best variant
   std::string ceiling_variant;  // its name
-  int threads = 0;
+  int threads = 0;              // of the CPU, as `simd`
   SimdLevel simd{};
+
+  // What follows is measured on CUDA devices only.
+  Times copy;        // cudaMemcpyAsync() from device to device of count elements
+  Times graph;       // the update as a CUDA graph
+  Times one_tensor;  // one tensor of as many parameters; where there are several
+  Times host;        // the CPU's part of step(); where the whole takes no longer than that can be repeated
+  std::vector<BaselineTimes> baselines;
+  std::string no_baselines;  // why there are none
+  int buffer_sets = 1;       // steps went round so many sets of buffers, of this many bytes together
+  std::int64_t rotated_bytes = 0;
 
   double bytes() const { return static_cast<double>(count) * static_cast<double>(bytes_per_parameter); }
   double update_gigabytes_per_second() const { return bytes() / update.median() * 1e-9; }
   double ceiling_gigabytes_per_second() const { return bytes() / ceiling.median() * 1e-9; }
-  // The median over repetitions: within one, update and ceiling ran one after the other, so that a machine whose speed
-  // drifts during the run drifts for both.
-  double fraction_of_ceiling() const;
+  double copy_gigabytes_per_second() const;
+  double fraction_of_ceiling() const { return ratio(ceiling, update); }
 };
 
-// Bytes of memory that a request needs.
+// Bytes of the device's memory that a request needs.
 std::int64_t bytes_needed(const Request& request);
 
-// Runs one request. `progress` is told a fraction from 0 to 1.
-Throughput measure(const Request& request, const std::function<void(double)>& progress);
+Throughput measure(const Request& request, const ProgressTo& progress);
 
 }  // namespace adamant::bench
