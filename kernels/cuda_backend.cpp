@@ -9,9 +9,9 @@
 #include <array>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <nvtx3/nvtx3.hpp>
 #include <optional>
-#include <source_location>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -42,13 +42,18 @@ std::int64_t bytes_of(std::int64_t count) {
   return (count * static_cast<std::int64_t>(sizeof(T)) + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-// Makes a device current and puts back the one that was. Calls that could disturb a capture are allowed meanwhile:
-// nothing that this library does outside the caller's stream depends on a stream that may be captured.
+// Makes a device current and puts back the one that was.
 class OnDevice {
  public:
   explicit OnDevice(int index) : index_(index) {
     ADAMANT_CUDA(cudaGetDevice(&before_), "asking for the current device");
     if (before_ != index_) ADAMANT_CUDA(cudaSetDevice(index_), "making the optimizer's device current");
+  }
+  // For what gives memory back, which has nobody to tell of a failure and goes on as well as it can.
+  OnDevice(int index, std::nothrow_t /*anyway*/) noexcept : before_(index), index_(index) {
+    const bool known = cudaGetDevice(&before_) == cudaSuccess;
+    if (!known) before_ = index_;
+    if (!known || before_ != index_) cudaSetDevice(index_);
   }
   ~OnDevice() {
     if (before_ != index_ && cudaSetDevice(before_) != cudaSuccess) cudaGetLastError();
@@ -57,8 +62,22 @@ class OnDevice {
   OnDevice& operator=(const OnDevice&) = delete;
 
  private:
-  int index_;
   int before_ = 0;
+  int index_;
+};
+
+// For what has nobody to tell of its failures: they are forgotten, but not an error that somebody else left behind.
+class Quietly {
+ public:
+  ~Quietly() {
+    if (nothing_left_behind_) cudaGetLastError();
+  }
+  Quietly() = default;
+  Quietly(const Quietly&) = delete;
+  Quietly& operator=(const Quietly&) = delete;
+
+ private:
+  bool nothing_left_behind_ = cudaPeekAtLastError() == cudaSuccess;
 };
 
 // Lets this thread allocate and wait on our own stream while some thread captures another.
@@ -100,18 +119,15 @@ class Memory : public std::enable_shared_from_this<Memory> {
     ADAMANT_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making the optimizer's own stream");
     if (const cudaError_t error = cudaEventCreateWithFlags(&last_use_, cudaEventDisableTiming); error != cudaSuccess) {
       cudaStreamDestroy(stream_);
-      fail(error, "cudaEventCreateWithFlags", "making the event of the last use", std::source_location::current());
+      fail(error, "cudaEventCreateWithFlags", "making the event of the last use");
     }
   }
   ~Memory() {
-    try {
-      const OnDevice on(index_);
-      const CaptureElsewhere allowed;
-      cudaEventDestroy(last_use_);
-      cudaStreamDestroy(stream_);
-    } catch (const CudaError&) {  // NOLINT(bugprone-empty-catch): a destructor has nobody to tell
-    }
-    cudaGetLastError();
+    const Quietly quietly;
+    const OnDevice on(index_, std::nothrow);
+    const CaptureElsewhere allowed;
+    cudaEventDestroy(last_use_);
+    cudaStreamDestroy(stream_);
   }
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
@@ -120,9 +136,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
 
   // Whatever was enqueued in the stream uses memory of ours. Cannot fail: what is not known is waited for.
   void used_by(cudaStream_t stream) noexcept {
-    if (cudaEventRecord(last_use_, stream) == cudaSuccess) return;
-    cudaGetLastError();
-    used_unseen_ = true;
+    const Quietly quietly;
+    if (cudaEventRecord(last_use_, stream) != cudaSuccess) used_unseen_ = true;
   }
   // A graph that may be replayed at any time uses memory of ours.
   void used_by_graph() noexcept { used_unseen_ = true; }
@@ -167,25 +182,18 @@ class Memory : public std::enable_shared_from_this<Memory> {
 
  private:
   void release(std::byte* memory, std::size_t size) noexcept {
-    try {
-      const OnDevice on(index_);
-      const CaptureElsewhere allowed;
-      if (used_unseen_) {
-        cudaDeviceSynchronize();
-      } else {
-        cudaStreamWaitEvent(stream_, last_use_, 0);
-      }
-      if (allocator_.release != nullptr) {
-        allocator_.release(memory, size, stream_, allocator_.user);
-      } else if (stream_ordered_) {
-        cudaFreeAsync(memory, stream_);
-      } else {
-        cudaStreamSynchronize(stream_);
-        cudaFree(memory);
-      }
-    } catch (const CudaError&) {  // NOLINT(bugprone-empty-catch): a destructor has nobody to tell
+    const Quietly quietly;
+    const OnDevice on(index_, std::nothrow);
+    const CaptureElsewhere allowed;
+    if (used_unseen_ || cudaStreamWaitEvent(stream_, last_use_, 0) != cudaSuccess) cudaDeviceSynchronize();
+    if (allocator_.release != nullptr) {
+      allocator_.release(memory, size, stream_, allocator_.user);
+    } else if (stream_ordered_) {
+      cudaFreeAsync(memory, stream_);
+    } else {
+      cudaStreamSynchronize(stream_);
+      cudaFree(memory);
     }
-    cudaGetLastError();
   }
 
   const int index_;
@@ -201,11 +209,11 @@ class Staging {
  public:
   Staging() = default;
   ~Staging() {
+    const Quietly quietly;
     for (const Slot& slot : slots_) {
       if (slot.data != nullptr) cudaFreeHost(slot.data);
       if (slot.read != nullptr) cudaEventDestroy(slot.read);
     }
-    cudaGetLastError();
   }
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
@@ -287,14 +295,12 @@ class CudaBackend final : public Backend {
         memory_(std::make_shared<Memory>(index, allocator)) {}
 
   ~CudaBackend() override {
-    try {
-      const OnDevice on(index_);
-      const CaptureElsewhere allowed;
-      tables_.reset();
-      retired_.clear();
-      staging_.reset();
-    } catch (const CudaError&) {  // NOLINT(bugprone-empty-catch): a destructor has nobody to tell
-    }
+    const Quietly quietly;
+    const OnDevice on(index_, std::nothrow);
+    const CaptureElsewhere allowed;
+    tables_.reset();
+    retired_.clear();
+    staging_.reset();
   }
   CudaBackend(const CudaBackend&) = delete;
   CudaBackend& operator=(const CudaBackend&) = delete;
@@ -454,7 +460,7 @@ class CudaBackend final : public Backend {
       const cudaError_t error = launch_update(rule_, tiles, device_, threads_, stream);
       if (error == cudaSuccess) continue;
       used(stream, captured);
-      fail(error, "launch_update", which_were_stepped(tiles), std::source_location::current());
+      fail(error, "launch_update", which_were_stepped(tiles));
     }
     used(stream, captured);
   }

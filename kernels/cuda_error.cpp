@@ -8,10 +8,10 @@
 namespace adamant::kernels {
 namespace {
 
-std::string place(const std::source_location& where) {
-  std::string file = where.file_name();
+std::string place(Place where) {
+  std::string file = where.file;
   file.erase(0, file.find_last_of('/') + 1);
-  return file + ":" + std::to_string(where.line());
+  return file + ":" + std::to_string(where.line);
 }
 
 }  // namespace
@@ -33,7 +33,7 @@ std::string to_text(cudaError_t error) {
          cudaGetErrorString(error) + ")";
 }
 
-void fail(cudaError_t error, const char* call, const std::string& what, const std::source_location& where) {
+void fail(cudaError_t error, const char* call, const std::string& what, Place where) {
   cudaGetLastError();
   std::string text = "adamant: " + what + ": " + call + " at " + place(where) + " returned " + to_text(error);
   if (is_sticky(error)) {
@@ -44,7 +44,7 @@ void fail(cudaError_t error, const char* call, const std::string& what, const st
   throw CudaError(text, error, is_sticky(error));
 }
 
-void check_nothing_left_behind(const char* what, const std::source_location& where) {
+void check_nothing_left_behind(const char* what, Place where) {
   const cudaError_t error = cudaPeekAtLastError();
   if (error == cudaSuccess) return;
   std::string text = "adamant: " + std::string(what) + " at " + place(where) +

@@ -3,7 +3,6 @@
 
 #include <cuda_runtime_api.h>
 
-#include <source_location>
 #include <string>
 
 namespace adamant::kernels {
@@ -14,16 +13,23 @@ bool is_sticky(cudaError_t error);
 // "cudaErrorIllegalAddress (700: an illegal memory access was encountered)"
 std::string to_text(cudaError_t error);
 
+// Where a call stands. (Clang 14 has no std::source_location.)
+struct Place {
+  const char* file;
+  int line;
+};
+
 // fail() throws CudaError, check() does so for anything but success. What the runtime remembers for this thread is
 // cleared, because it has been reported. `call` is the call of the runtime, `what` says what it was for.
-[[noreturn]] void fail(cudaError_t error, const char* call, const std::string& what, const std::source_location& where);
+[[noreturn]] void fail(cudaError_t error, const char* call, const std::string& what,
+                       Place where = {__builtin_FILE(), __builtin_LINE()});
 inline void check(cudaError_t error, const char* call, const char* what,
-                  const std::source_location& where = std::source_location::current()) {
+                  Place where = {__builtin_FILE(), __builtin_LINE()}) {
   if (error != cudaSuccess) fail(error, call, what, where);
 }
 
 // Throws CudaError when an earlier call of this thread, not one of ours, has left an error behind that nobody has
 // cleared: what comes after it cannot be trusted, and it must not be taken for an error of ours.
-void check_nothing_left_behind(const char* what, const std::source_location& where = std::source_location::current());
+void check_nothing_left_behind(const char* what, Place where = {__builtin_FILE(), __builtin_LINE()});
 
 }  // namespace adamant::kernels

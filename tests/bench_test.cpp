@@ -117,7 +117,7 @@ TEST(Bench, refuses_shapes_that_are_none_and_shapes_on_the_cpu) {
     EXPECT_EQ(outcome.exit_code, 2) << to_text(words, outcome);
     EXPECT_NE(outcome.err.find("--shapes"), std::string::npos) << to_text(words, outcome);
   }
-  const std::vector<std::string> words{ADAMANT_PROGRAM, "bench", "--shapes", "2x5"};
+  const std::vector<std::string> words{ADAMANT_PROGRAM, "bench", "--device", "cpu", "--shapes", "2x5"};
   const Outcome outcome = run_program(words);
   EXPECT_EQ(outcome.exit_code, 2) << to_text(words, outcome);
   EXPECT_NE(outcome.err.find("--device cuda"), std::string::npos) << to_text(words, outcome);

@@ -27,9 +27,7 @@ class OwnStream {
   OwnStream& operator=(const OwnStream&) = delete;
   operator Stream() const { return stream_; }  // NOLINT(google-explicit-constructor)
   void wait() const { EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess); }
-  void begin_capture() const {
-    ASSERT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal), cudaSuccess);
-  }
+  void begin_capture() const { ASSERT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal), cudaSuccess); }
   // What was captured, ready to be launched.
   cudaGraphExec_t end_capture() const {
     cudaGraph_t graph = nullptr;

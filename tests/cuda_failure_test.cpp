@@ -1,0 +1,496 @@
+// Promise P6 on a CUDA device: whichever call of the CUDA runtime fails, there is an exception that says which, and
+// parameters, states, step counts and options are as they were, or the whole call has happened. The linker hands the
+// library's calls to the functions below (--wrap), which fail as told.
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "adamant/adamant.hpp"
+#include "host/device_memory.hpp"
+#include "tests/device.hpp"
+#include "tests/folder.hpp"
+#include "tests/inputs.hpp"
+
+namespace {
+
+// The calls since counting began; the one of this number fails with this error.
+bool counting = false;
+int calls = 0;
+int failing = 0;
+cudaError_t failure = cudaErrorUnknown;
+std::string only;    // where not empty, only calls of this name count
+std::string failed;  // the name of the call that did
+
+bool fails(std::string_view name) {
+  if (!counting || (!only.empty() && only != name) || ++calls != failing) return false;
+  failed = name;
+  return true;
+}
+
+// Streams, events and pieces of memory that were made and not given back.
+int alive = 0;
+
+bool has(std::string_view name, std::string_view part) { return name.find(part) != std::string_view::npos; }
+
+// Calls the runtime, or fails. What gives something back fails after it has done so.
+template <typename Real>
+cudaError_t call(std::string_view name, const Real& real) {
+  const bool gives_back = has(name, "Free") || has(name, "Destroy");
+  const bool makes = has(name, "Create") || has(name, "Malloc");
+  const bool fail = fails(name);
+  if (fail && !gives_back) return failure;
+  const cudaError_t result = real();
+  if (result == cudaSuccess) alive += makes ? 1 : (gives_back ? -1 : 0);
+  return fail ? failure : result;
+}
+
+}  // namespace
+
+// NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp): the names that --wrap asks for
+#define ADAMANT_WRAP(name, parameters, arguments)                \
+  extern "C" {                                                   \
+  cudaError_t __real_##name parameters;                          \
+  cudaError_t __wrap_##name parameters {                         \
+    return call(#name, [&] { return __real_##name arguments; }); \
+  }                                                              \
+  }
+ADAMANT_WRAP(cudaGetDevice, (int* device), (device))
+ADAMANT_WRAP(cudaGetDeviceCount, (int* count), (count))
+ADAMANT_WRAP(cudaSetDevice, (int device), (device))
+ADAMANT_WRAP(cudaDeviceGetAttribute, (int* value, cudaDeviceAttr attribute, int device), (value, attribute, device))
+ADAMANT_WRAP(cudaStreamCreateWithFlags, (cudaStream_t * stream, unsigned flags), (stream, flags))
+ADAMANT_WRAP(cudaStreamDestroy, (cudaStream_t stream), (stream))
+ADAMANT_WRAP(cudaStreamSynchronize, (cudaStream_t stream), (stream))
+ADAMANT_WRAP(cudaStreamIsCapturing, (cudaStream_t stream, cudaStreamCaptureStatus* status), (stream, status))
+ADAMANT_WRAP(cudaStreamWaitEvent, (cudaStream_t stream, cudaEvent_t event, unsigned flags), (stream, event, flags))
+ADAMANT_WRAP(cudaEventCreateWithFlags, (cudaEvent_t * event, unsigned flags), (event, flags))
+ADAMANT_WRAP(cudaEventDestroy, (cudaEvent_t event), (event))
+ADAMANT_WRAP(cudaEventRecord, (cudaEvent_t event, cudaStream_t stream), (event, stream))
+ADAMANT_WRAP(cudaEventSynchronize, (cudaEvent_t event), (event))
+ADAMANT_WRAP(cudaMallocAsync, (void** memory, std::size_t bytes, cudaStream_t stream), (memory, bytes, stream))
+ADAMANT_WRAP(cudaFreeAsync, (void* memory, cudaStream_t stream), (memory, stream))
+ADAMANT_WRAP(cudaMallocHost, (void** memory, std::size_t bytes), (memory, bytes))
+ADAMANT_WRAP(cudaFreeHost, (void* memory), (memory))
+ADAMANT_WRAP(cudaMemsetAsync, (void* to, int value, std::size_t bytes, cudaStream_t stream), (to, value, bytes, stream))
+ADAMANT_WRAP(cudaMemcpyAsync, (void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream),
+             (to, from, bytes, kind, stream))
+ADAMANT_WRAP(cudaLaunchKernel,
+             (const void* kernel, dim3 grid, dim3 block, void** arguments, std::size_t shared, cudaStream_t stream),
+             (kernel, grid, block, arguments, shared, stream))
+ADAMANT_WRAP(cudaPointerGetAttributes, (cudaPointerAttributes * attributes, const void* pointer), (attributes, pointer))
+ADAMANT_WRAP(cudaFuncGetAttributes, (cudaFuncAttributes * attributes, const void* function), (attributes, function))
+// NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp)
+
+namespace adamant::test {
+namespace {
+
+// Two tensors of each type in two groups, stepped a few times, and one more that may be added.
+class Subject {
+ public:
+  explicit Subject(host::DeviceMemory& memory) : memory_(memory), optimizer_(std::in_place, Adam{}, cuda_device()) {
+    group_ = optimizer_->add_group(Adam{.learning_rate = 0.01});
+    for (const std::int64_t count : {100, 5000}) {
+      optimizer_->add(make<float>(count));
+      optimizer_->add(make<double>(count));
+    }
+    spare_ = make<float>(77);
+    for (int i = 0; i < 3; ++i) optimizer_->step();
+  }
+
+  Optimizer& optimizer() { return *optimizer_; }
+  GroupId group() const { return group_; }
+  const TensorSpec& spare() const { return spare_; }
+  ConstArray other_gradient(TensorId id) const {
+    const TensorSpec& spec = optimizer_->tensor(id);
+    return {static_cast<const void*>(arrays_[static_cast<std::size_t>(std::stoul(spec.name)) + 2].get()),
+            spec.parameter.type(), spec.parameter.count()};
+  }
+
+  // All that a failed call must leave as it was: the checkpoint has every parameter, state, count, option and freeze.
+  std::string everything() {
+    const Folder folder(in_memory_where_possible());
+    optimizer_->save(folder.file("all"));
+    return contents(folder.file("all"));
+  }
+  // The same after one more step, which shows what the device holds and a checkpoint does not.
+  std::string everything_after_a_step() {
+    optimizer_->step();
+    return everything();
+  }
+
+ private:
+  template <typename Real>
+  TensorSpec make(std::int64_t count) {
+    const auto i = arrays_.size();
+    for (std::size_t which = 0; which < 3; ++which) {
+      const std::vector<Real> values = spread_values<Real>(count, i + which, -4, 1);
+      const auto bytes = std::as_bytes(std::span(values));
+      arrays_.push_back(memory_.allocate(static_cast<std::int64_t>(bytes.size())));
+      memory_.write(arrays_.back().get(), bytes);
+    }
+    return {.name = std::to_string(i),
+            .parameter = {reinterpret_cast<Real*>(arrays_[i].get()), count},
+            .gradient = {reinterpret_cast<const Real*>(arrays_[i + 1].get()), count},
+            .group = i % 2 == 0 ? group_ : GroupId{}};
+  }
+
+  host::DeviceMemory& memory_;
+  std::vector<std::shared_ptr<std::byte>> arrays_;
+  TensorSpec spare_;
+  std::optional<Optimizer> optimizer_;
+  GroupId group_{};
+};
+
+const std::string& checkpoint_file() {
+  static const Folder folder;
+  static const std::string file = folder.file("checkpoint");
+  return file;
+}
+
+// One call of the Optimizer, and what is done before it and does not fail.
+struct FailingCall {
+  std::string name;
+  std::function<void(Subject&)> run;
+  std::function<void(Subject&)> before = [](Subject&) {};
+  friend void PrintTo(const FailingCall& c, std::ostream* out) { *out << c.name; }
+};
+
+std::vector<FailingCall> all_calls() {
+  constexpr TensorId kFirst{0};
+  const auto step = [](Subject& s) { s.optimizer().step(); };
+  const auto prepare = [](Subject& s) { s.optimizer().prepare(); };
+  const auto point_elsewhere = [](Subject& s) { s.optimizer().set_gradient(kFirst, s.other_gradient(kFirst)); };
+  const auto add = [](Subject& s) { s.optimizer().add(s.spare()); };
+  return {
+      {"step", step},
+      {"step_with_new_gradients", step, point_elsewhere},
+      {"step_that_prepares", step, add},
+      {"prepare_with_new_gradients", prepare, point_elsewhere},
+      {"prepare_with_a_new_tensor", prepare, add},
+      {"prepare_after_a_freeze", prepare, [](Subject& s) { s.optimizer().freeze(kFirst); }},
+      {"prepare_after_a_removal", prepare, [](Subject& s) { s.optimizer().remove(TensorId{2}); }},
+      {"set_gradient", point_elsewhere},
+      {"add", add},
+      {"add_group", [](Subject& s) { s.optimizer().add_group(Adam{.learning_rate = 1}); }},
+      {"freeze", [](Subject& s) { s.optimizer().freeze(kFirst); }},
+      {"set_group", [](Subject& s) { s.optimizer().set_group(kFirst, GroupId{}); }},
+      {"set_learning_rate", [](Subject& s) { s.optimizer().set_learning_rate(s.group(), 0.5); }},
+      {"set_step_count", [](Subject& s) { s.optimizer().set_step_count(kFirst, 1234); }},
+      {"step_count", [](Subject& s) { (void)s.optimizer().step_count(kFirst); }},
+      {"state", [](Subject& s) { (void)s.optimizer().state(TensorId{4}, "exp_avg"); }, add},
+      {"save",
+       [](Subject& s) {
+         const Folder folder;
+         s.optimizer().save(folder.file("x"));
+       }},
+      {"load", [](Subject& s) { s.optimizer().load(checkpoint_file()); }},
+  };
+}
+
+class EveryCudaCall : public DeviceTestWithParam<FailingCall> {
+ protected:
+  void TearDown() override {
+    counting = false;
+    cudaGetLastError();
+  }
+
+  // Runs `call` with the n-th runtime call failing, or none where n is 0. What it threw; empty when it did not throw.
+  static std::string run(Subject& subject, const FailingCall& call, int n) {
+    calls = 0;
+    failing = n;
+    failed.clear();
+    std::string what;
+    counting = true;
+    try {
+      call.run(subject);
+    } catch (const CudaError& error) {
+      what = error.what();
+      EXPECT_EQ(error.code(), failure);
+      EXPECT_FALSE(error.sticky());
+      EXPECT_NE(what.find("cudaErrorUnknown"), std::string::npos) << what;
+      EXPECT_NE(what.find(".cpp:"), std::string::npos) << "the place of the call: " << what;
+    } catch (const std::exception& error) {
+      what = error.what();
+      ADD_FAILURE() << failed << ": " << what;
+    }
+    counting = false;
+    EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess) << failed << ": what was reported is not left behind";
+    return what;
+  }
+};
+
+TEST_P(EveryCudaCall, that_fails_leaves_everything_as_it_was_and_the_call_may_be_made_again) {
+  host::DeviceMemory memory(cuda_device());
+  {
+    Subject saved(memory);
+    saved.optimizer().set_learning_rate(saved.group(), 0.77);
+    for (int i = 0; i < 4; ++i) saved.optimizer().step();
+    saved.optimizer().save(checkpoint_file());
+  }
+  failure = cudaErrorUnknown;
+  std::string before;
+  {
+    Subject whole(memory);
+    GetParam().before(whole);
+    before = whole.everything();
+  }
+  Subject whole(memory);
+  GetParam().before(whole);
+  ASSERT_EQ(run(whole, GetParam(), 0), "");
+  const int all = calls;
+  ASSERT_GT(all, 0);
+  const std::string after = whole.everything();
+  const std::string step_after = whole.everything_after_a_step();
+
+  const int alive_at_first = alive;
+  int thrown = 0;
+  for (int n = 1; n <= all; ++n) {
+    Subject subject(memory);
+    GetParam().before(subject);
+    std::map<TensorId, std::int64_t> counts;
+    for (const TensorId id : subject.optimizer().tensors()) counts[id] = subject.optimizer().step_count(id);
+    const std::string error = run(subject, GetParam(), n);
+    SCOPED_TRACE(testing::Message() << "call " << n << " of " << all << ", " << failed << ": " << error);
+    ASSERT_FALSE(failed.empty());
+    if (error.find("stepped were those of float32") != std::string::npos) {
+      // Each tensor is wholly stepped or untouched.
+      for (const TensorId id : subject.optimizer().tensors()) {
+        const bool stepped = subject.optimizer().tensor(id).parameter.type() == DataType::float32;
+        EXPECT_EQ(subject.optimizer().step_count(id), counts[id] + (stepped ? 1 : 0));
+      }
+      ++thrown;
+      continue;
+    }
+    if (!error.empty()) {
+      ++thrown;
+      EXPECT_TRUE(subject.everything() == before) << "something has changed";
+      ASSERT_EQ(run(subject, GetParam(), 0), "");
+    }
+    EXPECT_TRUE(subject.everything() == after) << "something is left undone";
+    EXPECT_TRUE(subject.everything_after_a_step() == step_after) << "the next step differs";
+  }
+  EXPECT_GT(thrown, 0);
+  EXPECT_EQ(alive, alive_at_first) << "streams, events and memory that nobody gave back";
+}
+
+INSTANTIATE_TEST_SUITE_P(Optimizer, EveryCudaCall, testing::ValuesIn(all_calls()),
+                         [](const auto& info) { return info.param.name; });
+
+class CudaFailures : public NeedsDevice {
+ protected:
+  void TearDown() override {
+    counting = false;
+    cudaGetLastError();
+  }
+};
+
+TEST_F(CudaFailures, of_the_constructor_leave_nothing_behind) {
+  const Folder folder;
+  const auto make = [] { const Optimizer made(Adam{}, cuda_device()); };
+  failure = cudaErrorUnknown;
+  failing = 0;
+  calls = 0;
+  counting = true;
+  make();
+  const int all = calls;
+  const int alive_at_first = alive;
+  int thrown = 0;
+  for (int n = 1; n <= all; ++n) {
+    calls = 0;
+    failing = n;
+    try {
+      make();
+    } catch (const CudaError&) {
+      ++thrown;
+    } catch (const Unavailable&) {  // the number of devices
+      ++thrown;
+    }
+    EXPECT_EQ(alive, alive_at_first) << failed;
+  }
+  EXPECT_GT(thrown, 3);
+}
+
+// Each allocation of device memory refused in turn: what was asked for and where is said, and nothing is lost.
+TEST_F(CudaFailures, of_memory_say_how_much_was_asked_for) {
+  host::DeviceMemory memory(cuda_device());
+  failure = cudaErrorMemoryAllocation;
+  Subject subject(memory);
+  const std::string before = subject.everything();
+  subject.optimizer().add(subject.spare());
+  int thrown = 0;
+  for (int n = 1;; ++n) {
+    calls = 0;
+    failing = n;
+    only = "cudaMallocAsync";
+    counting = true;
+    try {
+      subject.optimizer().prepare();
+      counting = false;
+      break;
+    } catch (const OutOfDeviceMemory& error) {
+      counting = false;
+      ++thrown;
+      const std::string what = error.what();
+      EXPECT_NE(what.find("cuda:0"), std::string::npos) << what;
+      EXPECT_NE(what.find("GiB"), std::string::npos) << what;
+      EXPECT_NE(what.find("free"), std::string::npos) << what;
+    }
+  }
+  only.clear();
+  EXPECT_EQ(thrown, 2) << "the states and the tables";
+  subject.optimizer().remove(TensorId{4});
+  EXPECT_TRUE(subject.everything() == before);
+}
+
+// What the device reports of an earlier kernel is sticky, and not this call's doing.
+TEST_F(CudaFailures, of_an_earlier_kernel_are_reported_as_such) {
+  host::DeviceMemory memory(cuda_device());
+  Subject subject(memory);
+  const std::string before = subject.everything();
+  failure = cudaErrorIllegalAddress;
+  calls = 0;
+  failing = 1;
+  only = "cudaLaunchKernel";
+  counting = true;
+  try {
+    subject.optimizer().step();
+    ADD_FAILURE() << "not reported";
+  } catch (const CudaError& error) {
+    const std::string what = error.what();
+    EXPECT_TRUE(error.sticky());
+    EXPECT_EQ(error.code(), cudaErrorIllegalAddress);
+    EXPECT_NE(what.find("launched before"), std::string::npos) << what;
+    EXPECT_NE(what.find("cannot go on"), std::string::npos) << what;
+  }
+  counting = false;
+  only.clear();
+  EXPECT_TRUE(subject.everything() == before);
+}
+
+// An error that somebody else's call left behind for this thread is theirs: it is reported, and left to them.
+TEST_F(CudaFailures, of_somebody_elses_calls_are_reported_as_such_and_left_to_them) {
+  host::DeviceMemory memory(cuda_device());
+  Subject subject(memory);
+  const std::string before = subject.everything();
+  ASSERT_NE(cudaSetDevice(1 << 20), cudaSuccess);
+  for (const auto& call : {std::function<void()>([&] { subject.optimizer().step(); }),
+                           std::function<void()>([&] { subject.optimizer().set_learning_rate(GroupId{}, 1); })}) {
+    try {
+      call();
+      ADD_FAILURE() << "not reported";
+    } catch (const CudaError& error) {
+      const std::string what = error.what();
+      EXPECT_FALSE(error.sticky());
+      EXPECT_NE(what.find("not one of adamant's"), std::string::npos) << what;
+      EXPECT_NE(what.find("cudaErrorInvalidDevice"), std::string::npos) << what;
+      EXPECT_NE(what.find("cudaGetLastError()"), std::string::npos) << what;
+    }
+  }
+  EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidDevice) << "it is still there for its owner";
+  EXPECT_TRUE(subject.everything() == before);
+}
+
+// --- what a device cannot use ---------------------------------------------------------------------------------------
+
+class CudaPointers : public NeedsDevice {
+ protected:
+  void expect_refused(const Array& parameter, const ConstArray& gradient, const std::vector<std::string>& words) {
+    try {
+      optimizer.add({.name = "the tensor", .parameter = parameter, .gradient = gradient});
+      ADD_FAILURE() << "not refused; expected words: " << words.front();
+    } catch (const std::invalid_argument& error) {
+      for (const std::string& word : words) {
+        EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << word << " is not in: " << error.what();
+      }
+    }
+    EXPECT_TRUE(optimizer.tensors().empty());
+  }
+  void expect_steps(float* parameter, const float* gradient) {
+    const TensorId id = optimizer.add({.name = "x", .parameter = {parameter, 4}, .gradient = {gradient, 4}});
+    optimizer.step();
+    EXPECT_EQ(optimizer.step_count(id), 1);
+    optimizer.remove(id);
+  }
+
+  static Optimizer make() {
+    return why_no_device().empty() ? Optimizer(GradientDescent{.learning_rate = 1}, cuda_device())
+                                   : Optimizer(GradientDescent{});
+  }
+  Optimizer optimizer = make();
+  host::DeviceMemory memory{why_no_device().empty() ? cuda_device() : Device::cpu()};
+  host::DeviceArray<float> there{memory, 8};
+};
+
+TEST_F(CudaPointers, of_ordinary_host_memory_are_refused) {
+  float here[4] = {};
+  expect_refused({here, 4}, {there.data(), 4},
+                 {"the tensor", "parameter", "cuda:0", "ordinary host memory", "allowed"});
+  expect_refused({there.data(), 4}, {here, 4}, {"the tensor", "gradient", "cuda:0", "ordinary host memory", "allowed"});
+  const TensorId id = optimizer.add({.name = "x", .parameter = {there.data(), 4}, .gradient = {there.data() + 4, 4}});
+  EXPECT_THROW(optimizer.set_gradient(id, {here, 4}), std::invalid_argument);
+  EXPECT_EQ(optimizer.tensor(id).gradient.data(), there.data() + 4);
+}
+
+TEST_F(CudaPointers, that_end_outside_of_the_devices_memory_are_refused) {
+  // Far enough to leave any allocation's neighbours.
+  const std::int64_t count = std::int64_t{1} << 50;
+  expect_refused({there.data(), count}, {there.data(), count}, {"the tensor"});
+}
+
+TEST_F(CudaPointers, that_are_misaligned_or_overlap_are_refused) {
+  const auto odd = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(there.data()) + 2);
+  expect_refused({odd, 1}, {there.data() + 4, 1}, {"the tensor", "parameter", "not aligned"});
+  expect_refused({there.data(), 4}, {there.data() + 3, 4}, {"the tensor", "gradient", "shares memory"});
+}
+
+TEST_F(CudaPointers, of_managed_and_of_mapped_host_memory_are_taken) {
+  void* managed = nullptr;
+  void* pinned = nullptr;
+  ASSERT_EQ(cudaMallocManaged(&managed, 64, cudaMemAttachGlobal), cudaSuccess);
+  ASSERT_EQ(cudaHostAlloc(&pinned, 64, cudaHostAllocMapped | cudaHostAllocPortable), cudaSuccess);
+  auto* const parameter = static_cast<float*>(managed);
+  auto* const gradient = static_cast<float*>(pinned);
+  for (int i = 0; i < 4; ++i) {
+    parameter[i] = 10;
+    gradient[i] = static_cast<float>(i);
+  }
+  expect_steps(parameter, gradient);
+  EXPECT_EQ(parameter[3], 7.0F);
+  expect_steps(gradient, parameter);
+  EXPECT_EQ(gradient[3], -4.0F);
+  EXPECT_EQ(cudaFree(managed), cudaSuccess);
+  EXPECT_EQ(cudaFreeHost(pinned), cudaSuccess);
+}
+
+TEST_F(CudaPointers, of_another_device_are_refused) {
+  int devices = 0;
+  ASSERT_EQ(cudaGetDeviceCount(&devices), cudaSuccess);
+  if (devices < 2) GTEST_SKIP() << "there is one CUDA device; a second is needed";
+  host::DeviceMemory of_another(Device::cuda(1));
+  const host::DeviceArray<float> elsewhere(of_another, 4);
+  expect_refused({elsewhere.data(), 4}, {there.data(), 4},
+                 {"the tensor", "parameter", "memory of cuda:1", "allowed: memory of cuda:0"});
+}
+
+TEST_F(CudaPointers, may_not_be_asked_of_a_device_that_does_not_exist) {
+  try {
+    const Optimizer none(Adam{}, Device::cuda(1000));
+    ADD_FAILURE();
+  } catch (const Unavailable& error) {
+    EXPECT_NE(std::string(error.what()).find("cuda:1000"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("cuda:0"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace adamant::test
