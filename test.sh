@@ -3,8 +3,9 @@
 #   ./test.sh          the tests, in Release
 #   ./test.sh --full   also: clang, the sanitizers, formatting, clang-tidy, ten minutes of fuzzing, the mutation check and
 #                      the long tests
-# With ADAMANT_EMULATOR set to a command prefix, the device tests run under it; with ADAMANT_REQUIRE_CUDA=1 a device test
-# that cannot run is a failure.
+# With ADAMANT_EMULATOR set to a command prefix, the device tests run under it; with ADAMANT_EMULATOR_SHUFFLED, a prefix
+# that runs a device's threads in random order, they do so a second time. With ADAMANT_REQUIRE_CUDA=1 a device test that
+# cannot run is a failure.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -47,13 +48,25 @@ if $full; then
 fi
 
 echo "== Testing"
-results=build/tests.xml
 labels=(-LE full)
 if $full; then labels=(); fi
 status=0
-ctest --test-dir "build/$preset" -j "$(nproc)" "${labels[@]}" --output-on-failure --output-junit "$PWD/$results" \
-  > build/tests.log 2>&1 || status=$?
-if [ "$status" != 0 ]; then sed -n '/^The following tests FAILED/,$p;/^test [0-9]*$/,/^$/!{/\[  FAILED  \]\|Failure\|\*\*\*/p}' build/tests.log; fi
-[ -s "$results" ] || { cat build/tests.log; exit 1; }
-scripts/test_summary.sh "$results"
+run_tests() {  # RESULTS LOG SELECTION...
+  local results=$1 log=$2
+  shift 2
+  ctest --test-dir "build/$preset" -j "$(nproc)" "$@" --output-on-failure --output-junit "$PWD/$results" > "$log" 2>&1 || {
+    status=1
+    sed -n '/^The following tests FAILED/,$p;/^test [0-9]*$/,/^$/!{/\[  FAILED  \]\|Failure\|\*\*\*/p}' "$log"
+  }
+  [ -s "$results" ] || { cat "$log"; exit 1; }
+}
+run_tests build/tests.xml build/tests.log "${labels[@]}"
+all=(build/tests.xml)
+if [ -n "${ADAMANT_EMULATOR_SHUFFLED:-}" ] && [ "$preset" = emulated ]; then
+  echo "== Testing the device code again, with its threads in random order"
+  ADAMANT_EMULATOR=$ADAMANT_EMULATOR_SHUFFLED \
+    run_tests build/tests_shuffled.xml build/tests_shuffled.log -L '^device$' -E 'at_every_simd_level'
+  all+=(build/tests_shuffled.xml)
+fi
+scripts/test_summary.sh "${all[@]}"
 exit "$status"

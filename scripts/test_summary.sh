@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Says of a JUnit file of ctest's why each skipped test was skipped, and how many passed, failed and were skipped.
-#   usage: scripts/test_summary.sh RESULTS.xml
+# Says of JUnit files of ctest's why each skipped test was skipped, and how many passed, failed and were skipped.
+#   usage: scripts/test_summary.sh RESULTS.xml...
 set -euo pipefail
 
 awk '
@@ -18,4 +18,4 @@ awk '
   /<skipped / && reason == "" && attribute("message") !~ /REGULAR_EXPRESSION/ { reason = attribute("message") }
   /<\/testcase>/ { if (skipped) { sub(/^[ \t]+/, "", reason); print "skipped: " name ": " (reason == "" ? "no reason given" : reason) } }
   END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped_tests }
-' "$1"
+' "$@"

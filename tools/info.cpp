@@ -75,7 +75,7 @@ nlohmann::json gather() {
   const Optimizer probe{GradientDescent{}};
   nlohmann::json machine = nlohmann::json::array();
   for (const SimdLevel level : simd_levels()) machine.push_back(name(level));
-  const std::string toolkit = ADAMANT_BUILD_CUDA_TOOLKIT;
+  const std::string_view toolkit = ADAMANT_BUILD_CUDA_TOOLKIT;
   return {{"version", ADAMANT_VERSION},
           {"build",
            {{"type", ADAMANT_BUILD_TYPE},
