@@ -92,6 +92,32 @@ class CaptureElsewhere {
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
+// Host memory that a stream copies to or from must stay until the copies have ended, also where something fails in
+// between: declared behind that memory, this waits for them before it goes.
+class Copies {
+ public:
+  explicit Copies(cudaStream_t stream) : stream_(stream) {}
+  ~Copies() {
+    if (ended_) return;
+    const Quietly quietly;
+    cudaStreamSynchronize(stream_);
+  }
+  Copies(const Copies&) = delete;
+  Copies& operator=(const Copies&) = delete;
+
+  void add(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, const char* what) {
+    if (bytes > 0) ADAMANT_CUDA(cudaMemcpyAsync(to, from, bytes, kind, stream_), what);
+  }
+  void wait(const char* what) {
+    ADAMANT_CUDA(cudaStreamSynchronize(stream_), what);
+    ended_ = true;
+  }
+
+ private:
+  cudaStream_t stream_;
+  bool ended_ = false;
+};
+
 std::string gigabytes(std::int64_t bytes) {
   std::array<char, 32> text{};
   std::snprintf(text.data(), text.size(), "%.3g GiB", static_cast<double>(bytes) * 0x1p-30);
@@ -367,10 +393,14 @@ class CudaBackend final : public Backend {
     const std::int64_t scalars_at = tiles_at + bytes_of<Tile>(tile_count);
     const std::int64_t bytes = scalars_at + bytes_of<RowScalars>(row_count);
     std::shared_ptr<std::byte> tables = memory_->allocate(bytes, "the tables of tensors and tiles");
-    upload(tables.get() + rows_at, std::as_bytes(std::span(rows)));
-    upload(tables.get() + gradients_at, std::as_bytes(std::span(gradients)));
-    upload(tables.get() + tiles_at, std::as_bytes(std::span(plan.tiles)));
-    memory_->wait("building the plan");
+    Copies copies(memory_->stream());
+    const auto upload = [&](std::int64_t at, std::span<const std::byte> from) {
+      copies.add(tables.get() + at, from.data(), from.size(), cudaMemcpyHostToDevice, "building the plan");
+    };
+    upload(rows_at, std::as_bytes(std::span(rows)));
+    upload(gradients_at, std::as_bytes(std::span(gradients)));
+    upload(tiles_at, std::as_bytes(std::span(plan.tiles)));
+    copies.wait("building the plan");
     if (!staging_) staging_.emplace();
     staging_->reserve(bytes_of<const void*>(row_count));
     retired_.reserve(retired_.size() + 1);
@@ -425,15 +455,15 @@ class CudaBackend final : public Backend {
     check_not_capturing(stream, "reading step counts");
     const OnDevice on(index_);
     check_nothing_left_behind("reading step counts");
+    Copies copies(stream);
     while (!counts.empty()) {
       const auto length = std::min(counts.size(), static_cast<std::size_t>(step_counts_.in_one_piece(first)));
-      ADAMANT_CUDA(cudaMemcpyAsync(counts.data(), step_counts_.at(first), length * sizeof(std::int64_t),
-                                   cudaMemcpyDeviceToHost, stream),
-                   "reading step counts");
+      copies.add(counts.data(), step_counts_.at(first), length * sizeof(std::int64_t), cudaMemcpyDeviceToHost,
+                 "reading step counts");
       counts = counts.subspan(length);
       first += static_cast<std::int64_t>(length);
     }
-    ADAMANT_CUDA(cudaStreamSynchronize(stream), "reading step counts");
+    copies.wait("reading step counts");
   }
 
   void step(Stream stream) override {
@@ -480,10 +510,9 @@ class CudaBackend final : public Backend {
     const OnDevice on(index_);
     check_nothing_left_behind("reading device memory");
     staging.resize(static_cast<std::size_t>(bytes));
-    if (bytes == 0) return staging;
-    ADAMANT_CUDA(cudaMemcpyAsync(staging.data(), data, staging.size(), cudaMemcpyDeviceToHost, stream),
-                 "reading device memory");
-    ADAMANT_CUDA(cudaStreamSynchronize(stream), "reading device memory");
+    Copies copies(stream);
+    copies.add(staging.data(), data, staging.size(), cudaMemcpyDeviceToHost, "reading device memory");
+    copies.wait("reading device memory");
     return staging;
   }
 
@@ -492,9 +521,9 @@ class CudaBackend final : public Backend {
     check_not_capturing(stream, "writing device memory");
     const OnDevice on(index_);
     check_nothing_left_behind("writing device memory");
-    ADAMANT_CUDA(cudaMemcpyAsync(data, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream),
-                 "writing device memory");
-    ADAMANT_CUDA(cudaStreamSynchronize(stream), "writing device memory");
+    Copies copies(stream);
+    copies.add(data, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, "writing device memory");
+    copies.wait("writing device memory");
   }
 
  private:
@@ -534,12 +563,6 @@ class CudaBackend final : public Backend {
                          allowed;
       default: return "it is ordinary host memory" + allowed;
     }
-  }
-
-  void upload(std::byte* to, std::span<const std::byte> from) const {
-    if (from.empty()) return;
-    ADAMANT_CUDA(cudaMemcpyAsync(to, from.data(), from.size(), cudaMemcpyHostToDevice, memory_->stream()),
-                 "building the plan");
   }
 
   std::string which_were_stepped(const TileRange& failed) const {

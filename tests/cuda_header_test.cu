@@ -43,6 +43,8 @@ void expect_the_bits_of_the_cpu(std::int64_t count) {
   on_device.add({.name = "span", .parameter = array(span), .gradient = array(gradient_span)});
   cudaStream_t raw = nullptr;
   ASSERT_EQ(cudaStreamCreateWithFlags(&raw, cudaStreamNonBlocking), cudaSuccess);
+  // What Thrust has filled, it filled in the default stream, for which this stream does not wait.
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   for (int step = 0; step < 3; ++step) {
     on_cpu.step();
     on_device.step(stream(cuda::stream_ref(raw)));
