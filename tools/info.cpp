@@ -75,14 +75,14 @@ nlohmann::json gather() {
   const Optimizer probe{GradientDescent{}};
   nlohmann::json machine = nlohmann::json::array();
   for (const SimdLevel level : simd_levels()) machine.push_back(name(level));
-  const std::string_view toolkit = ADAMANT_BUILD_CUDA_TOOLKIT;
+  const char* const toolkit = ADAMANT_BUILD_CUDA_TOOLKIT;  // empty without CUDA
   return {{"version", ADAMANT_VERSION},
           {"build",
            {{"type", ADAMANT_BUILD_TYPE},
             {"compiler", environment().at("compiler")},
             {"flags", ADAMANT_BUILD_FLAGS},
             {"cuda", ADAMANT_BUILD_CUDA},
-            {"cuda_toolkit", toolkit.empty() ? nlohmann::json() : nlohmann::json(toolkit)},
+            {"cuda_toolkit", (*toolkit == 0) ? nlohmann::json() : nlohmann::json(toolkit)},
             {"cuda_architectures", ADAMANT_BUILD_CUDA_ARCHITECTURES}}},
           {"devices", devices()},
           {"default_device", name(default_device())},
