@@ -352,6 +352,36 @@ TEST_F(CudaFailures, of_memory_say_how_much_was_asked_for) {
   EXPECT_TRUE(subject.everything() == before);
 }
 
+// What an Optimizer says where `call` of the runtime returns `code`.
+std::string why_not_made(const char* call, cudaError_t code) {
+  failure = code;
+  calls = 0;
+  failing = 1;
+  only = call;
+  counting = true;
+  std::string what;
+  try {
+    const Optimizer made(Adam{}, cuda_device());
+  } catch (const Unavailable& error) {
+    what = error.what();
+  }
+  counting = false;
+  only.clear();
+  return what;
+}
+
+TEST_F(CudaFailures, of_a_driver_that_is_too_old_and_of_a_device_that_the_library_was_not_built_for_say_what_to_do) {
+  const std::string driver = why_not_made("cudaGetDeviceCount", cudaErrorInsufficientDriver);
+  for (const char* word : {"cuda:0", "driver is too old", "built with CUDA", "update the driver", "CPU"}) {
+    EXPECT_NE(driver.find(word), std::string::npos) << word << " is not in: " << driver;
+  }
+  const std::string device = why_not_made("cudaFuncGetAttributes", cudaErrorNoKernelImageForDevice);
+  for (const char* word : {"cuda:0", "compute capability", "ADAMANT_CUDA_ARCHITECTURES"}) {
+    EXPECT_NE(device.find(word), std::string::npos) << word << " is not in: " << device;
+  }
+  EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+}
+
 // What the device reports of an earlier kernel is sticky, and not this call's doing.
 TEST_F(CudaFailures, of_an_earlier_kernel_are_reported_as_such) {
   host::DeviceMemory memory(cuda_device());

@@ -341,9 +341,9 @@ class Twins {
   int names_ = 0;
 };
 
-class SameCalls : public DeviceTestWithParam<TypedCase> {};
+class Trap22SameCalls : public DeviceTestWithParam<TypedCase> {};
 
-TEST_P(SameCalls, to_both_backends_give_the_same_bits) {
+TEST_P(Trap22SameCalls, to_both_backends_give_the_same_bits) {
   for (int run = 0; run < 3; ++run) {
     Twins twins(GetParam().method_case, run_seed() + seed_of(GetParam().method_case.name) + static_cast<unsigned>(run));
     for (int i = 0; i < 5; ++i) twins.add();
@@ -362,7 +362,7 @@ std::vector<TypedCase> rules_once() {
   for (const Case& c : one_case_per_rule()) all.push_back({c, DataType::float32});
   return all;
 }
-INSTANTIATE_TEST_SUITE_P(Rules, SameCalls, testing::ValuesIn(rules_once()), test_name);
+INSTANTIATE_TEST_SUITE_P(Rules, Trap22SameCalls, testing::ValuesIn(rules_once()), test_name);
 
 }  // namespace
 }  // namespace adamant::test

@@ -95,9 +95,9 @@ class CudaStreams : public NeedsDevice {
   }
 };
 
-class GraphOfEveryRule : public CudaStreams, public testing::WithParamInterface<TypedCase> {};
+class Trap10GraphOfEveryRule : public CudaStreams, public testing::WithParamInterface<TypedCase> {};
 
-TEST_P(GraphOfEveryRule, replays_on_from_the_step_counts_and_options_that_it_finds) {
+TEST_P(Trap10GraphOfEveryRule, replays_on_from_the_step_counts_and_options_that_it_finds) {
   const Method method = GetParam().method_case.make();
   Model on_cpu(method, Device::cpu());
   Model on_device(method, cuda_device());
@@ -130,7 +130,7 @@ std::vector<TypedCase> rules_once() {
   for (const Case& c : one_case_per_rule()) all.push_back({c, DataType::float32});
   return all;
 }
-INSTANTIATE_TEST_SUITE_P(Rules, GraphOfEveryRule, testing::ValuesIn(rules_once()), test_name);
+INSTANTIATE_TEST_SUITE_P(Rules, Trap10GraphOfEveryRule, testing::ValuesIn(rules_once()), test_name);
 
 TEST_F(CudaStreams, have_a_setter_that_is_captured_as_a_node_of_the_graph) {
   Model on_cpu(Adam{}, Device::cpu());
@@ -307,7 +307,9 @@ TEST_F(CudaStreams, can_be_captured_while_another_optimizer_is_made_and_prepared
   EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
 }
 
-TEST_F(CudaStreams, of_their_own_keep_the_order_that_events_give_them) {
+using Trap11Streams = CudaStreams;  // no step in any other stream than the caller's, none that waits
+
+TEST_F(Trap11Streams, of_their_own_keep_the_order_that_events_give_them) {
   Model on_cpu(Adam{}, Device::cpu());
   Model on_device(Adam{}, cuda_device());
   const OwnStream left;
