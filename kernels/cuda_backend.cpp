@@ -318,6 +318,7 @@ class CudaBackend final : public Backend {
       : index_(index),
         rule_(rule),
         threads_(shape.threads > 0 ? shape.threads : kUpdateThreads),
+        begins_early_(can_begin_early(rule)),
         memory_(std::make_shared<Memory>(index, allocator)) {}
 
   ~CudaBackend() override {
@@ -487,7 +488,9 @@ class CudaBackend final : public Backend {
     }
     for (const TileRange& tiles : ranges_) {
       const NvtxRange launch("update");
-      const cudaError_t error = launch_update(rule_, tiles, device_, threads_, stream);
+      // Only the first follows the scalars.
+      const bool early = begins_early_ && &tiles == ranges_.data();
+      const cudaError_t error = launch_update(rule_, tiles, device_, threads_, early, stream);
       if (error == cudaSuccess) continue;
       used(stream, captured);
       fail(error, "launch_update", which_were_stepped(tiles));
@@ -594,6 +597,7 @@ class CudaBackend final : public Backend {
   const int index_;
   const int rule_;
   const int threads_;
+  const bool begins_early_;
   std::shared_ptr<Memory> memory_;
   Chunks<std::int64_t, kStepCountsPerChunk> step_counts_;  // by slot
   Chunks<OptionBytes, kOptionsPerChunk> options_;          // by group

@@ -33,6 +33,7 @@ __device__ void write_scalars_of(std::int64_t storage, const typename Rule::Opti
 // One thread a tensor: the scalars of its next step, from options and step count in device memory.
 template <typename Rule>
 __global__ void __launch_bounds__(kScalarThreads) scalars(const DeviceTables tables) {
+  let_update_begin();
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (index >= tables.row_count) return;
   const DeviceRow& row = tables.rows[index];
@@ -100,12 +101,21 @@ cudaError_t launch_scalars(int rule, const DeviceTables& tables, cudaStream_t st
                 tables);
 }
 
-cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& tables, int threads,
+cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& tables, int threads, bool begins_early,
                           cudaStream_t stream) {
   const std::int64_t packed = range.end - range.begin - range.whole;
-  const auto blocks = static_cast<unsigned>(range.whole + blocks_for(packed, threads / 32));
-  return launch(kernels_of_rule(rule).update[range.storage], blocks, threads, stream,
-                UpdateArguments{tables, range.begin, range.whole, range.end});
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(range.whole + blocks_for(packed, threads / 32)));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = begins_early ? 1 : 0;
+  UpdateArguments arguments{tables, range.begin, range.whole, range.end};
+  void* pointers[] = {&arguments};
+  return cudaLaunchKernelExC(&config, kernels_of_rule(rule).update[range.storage], pointers);
 }
 
 cudaError_t launch_store(OptionBytes* to, const OptionBytes& value, cudaStream_t stream) {
@@ -124,6 +134,17 @@ cudaError_t find_kernels(int rule) {
     if (const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel); error != cudaSuccess) return error;
   }
   return cudaSuccess;
+}
+
+bool can_begin_early(int rule) {
+  // The architecture that a kernel was written for decides what it knows, whatever the driver made of it.
+  constexpr int kFirst = 90;
+  cudaFuncAttributes attributes{};
+  if (cudaFuncGetAttributes(&attributes, kernels_of_rule(rule).update[0]) != cudaSuccess) {
+    cudaGetLastError();
+    return false;
+  }
+  return attributes.ptxVersion >= kFirst && attributes.binaryVersion >= kFirst;
 }
 
 }  // namespace adamant::kernels

@@ -50,8 +50,9 @@ OptionBytes option_bytes(int rule, const Method& options);
 cudaError_t launch_scalars(int rule, const DeviceTables& tables, cudaStream_t stream);
 
 // Updates the tiles of a range and commits their tensors' step counts. `threads` a block: a multiple of 32, at most
-// kUpdateThreads.
-cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& tables, int threads,
+// kUpdateThreads. With `begins_early`, which needs can_begin_early(), it follows launch_scalars() in the stream at
+// once.
+cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& tables, int threads, bool begins_early,
                           cudaStream_t stream);
 
 // Writes options, or a step count, in stream order.
@@ -60,5 +61,9 @@ cudaError_t launch_store(std::int64_t* to, std::int64_t value, cudaStream_t stre
 
 // Whether the current device can run the kernels of a rule.
 cudaError_t find_kernels(int rule);
+
+// Whether those kernels, as they would run on the current device, know to wait for the scalars if they are launched
+// before those are done: programmatic dependent launch, from compute capability 9.0 on. False where it cannot be told.
+bool can_begin_early(int rule);
 
 }  // namespace adamant::kernels

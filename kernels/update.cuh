@@ -97,41 +97,76 @@ struct alignas(16) TileUpdate {
   DeviceStream<const Gradient> gradient;
   DeviceStream<State> state[kRoom];
 
-  // Updates `count` elements with a team of threads. All loads of a thread are issued before the first value is used.
-  __device__ __forceinline__ void run(int count, int rank, int team) const {
+  // One vector of each stream, as it is stored.
+  struct Vector {
+    Parameter parameter[kVector<Storage>];
+    Gradient gradient[kVector<Storage>];
+    State state[kRoom][kVector<Storage>];
+  };
+
+  __device__ __forceinline__ void load(int first, int there, Vector& vector) const {
+    parameter.load(first, there, vector.parameter);
+    gradient.load(first, there, vector.gradient);
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot) state[slot].load(first, there, vector.state[slot]);
+  }
+
+  __device__ __forceinline__ void compute(Vector& vector) const {
+#pragma unroll
+    for (int i = 0; i < kVector<Storage>; ++i) {
+      forget();
+      Element<Real, kSlots> element;
+      element.parameter = static_cast<Real>(vector.parameter[i]);
+#pragma unroll
+      for (int slot = 0; slot < kSlots; ++slot) element.state[slot] = static_cast<Real>(vector.state[slot][i]);
+      element = apply<Rule, Real>(step, gradient_scale, element, static_cast<Real>(vector.gradient[i]));
+      vector.parameter[i] = static_cast<Parameter>(element.parameter);
+#pragma unroll
+      for (int slot = 0; slot < kSlots; ++slot) vector.state[slot][i] = static_cast<State>(element.state[slot]);
+    }
+  }
+
+  __device__ __forceinline__ void store(int first, int there, const Vector& vector) const {
+    forget();
+    parameter.store(first, there, vector.parameter);
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot) state[slot].store(first, there, vector.state[slot]);
+  }
+
+  // Updates `count` elements with a team of threads. All loads of a thread are issued before the first value is used,
+  // those of its first pass before `ready` is called, which may wait for the scalars of the step.
+  template <typename Ready>
+  __device__ __forceinline__ void run(int count, int rank, int team, const Ready& ready) const {
     constexpr int kCount = kVector<Storage>;
+    int first = rank * kCount;
+    Vector vector;
+    load(first, min(kCount, count - first), vector);
+    ready();
     // One vector of each stream a pass keeps the registers few and the threads many; the compiler's unrolling by four
     // could not move loads above stores anyway.
 #pragma unroll 1
-    for (int first = rank * kCount; first < count; first += team * kCount) {
-      const int there = min(kCount, count - first);
-      Parameter x[kCount];
-      Gradient g[kCount];
-      State s[kRoom][kCount];
+    while (first < count) {
+      compute(vector);
+      store(first, min(kCount, count - first), vector);
+      first += team * kCount;
       forget();
-      parameter.load(first, there, x);
-      gradient.load(first, there, g);
-#pragma unroll
-      for (int slot = 0; slot < kSlots; ++slot) state[slot].load(first, there, s[slot]);
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        forget();
-        Element<Real, kSlots> element;
-        element.parameter = static_cast<Real>(x[i]);
-#pragma unroll
-        for (int slot = 0; slot < kSlots; ++slot) element.state[slot] = static_cast<Real>(s[slot][i]);
-        element = apply<Rule, Real>(step, gradient_scale, element, static_cast<Real>(g[i]));
-        x[i] = static_cast<Parameter>(element.parameter);
-#pragma unroll
-        for (int slot = 0; slot < kSlots; ++slot) s[slot][i] = static_cast<State>(element.state[slot]);
-      }
-      forget();
-      parameter.store(first, there, x);
-#pragma unroll
-      for (int slot = 0; slot < kSlots; ++slot) state[slot].store(first, there, s[slot]);
+      if (first < count) load(first, min(kCount, count - first), vector);
     }
   }
 };
+
+// Where a device can (compute capability 9.0), the update begins while the scalars are still being computed: launch.cu
+// asks for it. This waits until all of them are written.
+__device__ __forceinline__ void wait_for_scalars() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void let_update_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 // A T that lies at `from`, which is aligned to 16 bytes, in as few accesses as there can be.
 template <typename T>
@@ -170,13 +205,10 @@ __global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerSm) update(con
   const DeviceTables& tables = arguments.tables;
   const Tile tile = tables.tiles[index];
   const DeviceRow& row = tables.rows[tile.row];
-  const RowScalars& scalars = tables.scalars[tile.row];
 
   __shared__ Update shared[kUpdateThreads / kWarp];
   Update& update = shared[threadIdx.x / kWarp];
   if (threadIdx.x % kWarp == 0) {
-    update.step = load_in_pieces<typename Update::Step>(scalars.step.bytes);
-    update.gradient_scale = *reinterpret_cast<const typename Update::Real*>(scalars.gradient_scale);
     update.parameter = {static_cast<typename Update::Parameter*>(row.parameter) + tile.first};
     update.gradient = {static_cast<const typename Update::Gradient*>(tables.gradients[tile.row]) + tile.first};
 #pragma unroll
@@ -186,7 +218,17 @@ __global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerSm) update(con
   }
   __syncwarp();
   const std::int64_t left = row.count - tile.first;
-  update.run(static_cast<int>(left < tables.tile_size ? left : tables.tile_size), rank, team);
+  const RowScalars& scalars = tables.scalars[tile.row];
+  // Until here everything was there before the scalars of this step began to be computed, and so are the arrays.
+  const auto ready = [&] {
+    wait_for_scalars();
+    if (threadIdx.x % kWarp == 0) {
+      update.step = load_in_pieces<typename Update::Step>(scalars.step.bytes);
+      update.gradient_scale = *reinterpret_cast<const typename Update::Real*>(scalars.gradient_scale);
+    }
+    __syncwarp();
+  };
+  update.run(static_cast<int>(left < tables.tile_size ? left : tables.tile_size), rank, team, ready);
   // The step count goes with the tensor's first tile, so that a step that was not launched has advanced nothing.
   if (tile.first == 0 && rank == 0) *DeviceStream<std::int64_t>{row.step_count}.global() = scalars.step_count;
 }

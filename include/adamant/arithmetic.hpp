@@ -33,6 +33,24 @@ struct DecayPower {
   double complement;  ///< 1 - beta^t, computed without cancellation
 };
 
+namespace detail {
+/// Repeated squaring of a decay rate, a bit of t at a time from the lowest.
+struct Squaring {
+  DecayPower result{1.0, 0.0};
+  DecayPower square;
+
+  ADAMANT_HOST_DEVICE explicit Squaring(double beta) : square{beta, 1.0 - beta} {}
+  ADAMANT_HOST_DEVICE void next(bool is_set) {
+    if (is_set) {
+      result.complement = result.complement + result.power * square.complement;
+      result.power = result.complement < 0.5 ? 1.0 - result.complement : result.power * square.power;
+    }
+    square.complement = square.complement + square.power * square.complement;
+    square.power = square.complement < 0.5 ? 1.0 - square.complement : square.power * square.power;
+  }
+};
+}  // namespace detail
+
 /// beta^t and 1 - beta^t for beta in [0, 1) and t >= 0, by repeated squaring in double.
 ///
 /// The complement is carried along as 1 - ab = (1-a) + a(1-b), a sum of non-negative terms: at beta = 0.9999 and t = 1
@@ -40,18 +58,28 @@ struct DecayPower {
 /// long as the complement is the smaller of the two the power is taken from it: then the complement errs by at most
 /// 4 * 2^-53 of itself for the usual decays, and 16 * 2^-53 for any, where it would err by some t * 2^-53.
 ADAMANT_HOST_DEVICE DecayPower decay_power(double beta, std::int64_t t) {
-  DecayPower result{1.0, 0.0};
-  DecayPower square{beta, 1.0 - beta};
-  for (std::int64_t bits = t; bits > 0; bits >>= 1) {
-    if ((bits & 1) != 0) {
-      result.complement = result.complement + result.power * square.complement;
-      result.power = result.complement < 0.5 ? 1.0 - result.complement : result.power * square.power;
-    }
-    square.complement = square.complement + square.power * square.complement;
-    square.power = square.complement < 0.5 ? 1.0 - square.complement : square.power * square.power;
-  }
-  return result;
+  detail::Squaring squaring(beta);
+  for (std::int64_t bits = t; bits > 0; bits >>= 1) squaring.next((bits & 1) != 0);
+  return squaring.result;
 }
+
+/// 1 - beta^t of two decay rates, as decay_power() has them. In one loop, because each is a chain of operations that
+/// wait for one another, and on a device the two take the time of one.
+struct DecayComplements {
+  double first;   ///< 1 - beta1^t
+  double second;  ///< 1 - beta2^t
+
+  /// For beta1 and beta2 in [0, 1) and t >= 0.
+  ADAMANT_HOST_DEVICE static DecayComplements at(double beta1, double beta2, std::int64_t t) {
+    detail::Squaring squaring1(beta1);
+    detail::Squaring squaring2(beta2);
+    for (std::int64_t bits = t; bits > 0; bits >>= 1) {
+      squaring1.next((bits & 1) != 0);
+      squaring2.next((bits & 1) != 0);
+    }
+    return {squaring1.result.complement, squaring2.result.complement};
+  }
+};
 
 /// The running sum decay * old + weight * value that every state is: an exponential moving average when weight is
 /// 1 - decay.

@@ -66,10 +66,11 @@ struct AdamMoments {
   /// Scalars of a tensor's step number t, counted from 1, for the options of Adam or AdamW.
   template <typename Options>
   ADAMANT_HOST_DEVICE static AdamMoments at_step(const Options& options, std::int64_t t) {
-    const double correction1 = decay_power(options.beta1, t).complement;
-    const double root2 = square_root(decay_power(options.beta2, t).complement);
-    return {static_cast<Real>(options.learning_rate * root2 / correction1), static_cast<Real>(options.epsilon * root2),
-            RunningSum<Real>::average(options.beta1), RunningSum<Real>::average(options.beta2)};
+    const auto corrections = DecayComplements::at(options.beta1, options.beta2, t);
+    const double root2 = square_root(corrections.second);
+    return {static_cast<Real>(options.learning_rate * root2 / corrections.first),
+            static_cast<Real>(options.epsilon * root2), RunningSum<Real>::average(options.beta1),
+            RunningSum<Real>::average(options.beta2)};
   }
 
   /// Advances the moments in `element` by a gradient and returns what is to be subtracted from the parameter.
