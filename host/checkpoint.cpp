@@ -14,6 +14,7 @@
 
 #include "adamant/error.hpp"
 #include "adamant/version.hpp"
+#include "host/convert.hpp"
 #include "host/floating_point.hpp"
 #include "host/method.hpp"
 #include "host/replacement.hpp"
@@ -40,8 +41,15 @@ constexpr std::string_view kGroupOf = "adamant.group_of.";
 constexpr std::string_view kFrozen = "adamant.frozen.";
 constexpr std::string_view kDigest = "adamant.xxh3.";
 constexpr std::string_view kHeaderDigest = "adamant.header.xxh3";
-// The one format there is so far. A change of what a key means, or a key that a reader must know, is another number.
-constexpr std::string_view kThisFormat = "1";
+constexpr std::string_view kIdentity = "adamant.identity.";
+constexpr std::string_view kSeed = "adamant.seed";
+constexpr std::string_view kLossScale = "adamant.loss_scale";
+constexpr std::string_view kGoodSteps = "adamant.good_steps";
+constexpr std::string_view kSkippedSteps = "adamant.skipped_steps";
+// A change of what a key means, or a key that a reader must know, is another number. The first format had neither types
+// of 16 bits nor what belongs to them; it is read as before.
+constexpr std::string_view kThisFormat = "2";
+constexpr std::string_view kFirstFormat = "1";
 
 constexpr std::string_view kNoDigest = "0000000000000000";
 // What a run that goes on from there may have come to.
@@ -59,8 +67,22 @@ std::string array_name(std::string_view tensor, std::string_view state) {
 std::string group_prefix(std::size_t group) { return std::string(kGroup) + to_text(group) + "."; }
 
 safetensors::Type file_type(DataType type) {
-  return type == DataType::float64 ? safetensors::Type::F64 : safetensors::Type::F32;
+  switch (type) {
+    case DataType::float64: return safetensors::Type::F64;
+    case DataType::bfloat16: return safetensors::Type::BF16;
+    case DataType::float16: return safetensors::Type::F16;
+    default: return safetensors::Type::F32;
+  }
 }
+
+std::optional<DataType> data_type(safetensors::Type type) {
+  for (const DataType each : {DataType::float32, DataType::float64, DataType::bfloat16, DataType::float16}) {
+    if (file_type(each) == type) return each;
+  }
+  return std::nullopt;
+}
+
+constexpr safetensors::Type kRemainderType = safetensors::Type::U16;
 
 std::string hexadecimal(std::uint64_t number) {
   std::string text(kNoDigest);
@@ -81,6 +103,13 @@ std::size_t header_digest_position(std::string_view header) {
 std::string header_digest(std::string header, std::size_t position) {
   header.replace(position, kNoDigest.size(), kNoDigest);
   return digest_of(std::as_bytes(std::span(header)));
+}
+
+std::string_view kept_name(Master master) {
+  return master == Master::float32 ? kMasterName : master == Master::remainder ? kRemainderName : std::string_view();
+}
+safetensors::Type kept_type(Master master) {
+  return master == Master::remainder ? kRemainderType : safetensors::Type::F32;
 }
 
 // --- writing
@@ -105,6 +134,13 @@ Metadata describe(const OptimizerView& optimizer, SaveOptions what) {
     set(key(kStep, tensor.name), to_text(tensor.step_count));
     set(key(kGroupOf, tensor.name), to_text(tensor.group));
     set(key(kFrozen, tensor.name), flag(tensor.frozen));
+    set(key(kIdentity, tensor.name), to_text(tensor.identity));
+  }
+  set(std::string(kSeed), to_text(optimizer.seed));
+  if (optimizer.has_loss_scale) {
+    set(std::string(kLossScale), hexadecimal_text(static_cast<double>(optimizer.report.loss_scale)));
+    set(std::string(kGoodSteps), to_text(optimizer.report.good_steps));
+    set(std::string(kSkippedSteps), to_text(optimizer.report.skipped_steps));
   }
   set(std::string(kHeaderDigest), std::string(kNoDigest));
   return metadata;
@@ -113,18 +149,23 @@ Metadata describe(const OptimizerView& optimizer, SaveOptions what) {
 // The arrays of the file; their data is device memory. Those of larger elements first, so that each is aligned.
 std::vector<Entry> list_arrays(const OptimizerView& optimizer, SaveOptions what) {
   std::vector<Entry> arrays;
-  const auto add = [&](std::string name, DataType type, const TensorView& tensor, const void* data) {
+  const auto add = [&](std::string name, safetensors::Type type, const TensorView& tensor, const void* data) {
     Entry& entry = arrays.emplace_back();
     entry.name = std::move(name);
-    entry.type = file_type(type);
+    entry.type = type;
     entry.shape.assign(tensor.shape.begin(), tensor.shape.end());
     if (entry.shape.empty()) entry.shape.push_back(tensor.count);
-    entry.data = {static_cast<const std::byte*>(data), static_cast<std::size_t>(tensor.count * size_in_bytes(type))};
+    entry.data = {static_cast<const std::byte*>(data),
+                  static_cast<std::size_t>(tensor.count) * safetensors::type_size_bytes(type)};
   };
   for (const TensorView& tensor : optimizer.tensors) {
-    if (what.parameters) add(std::string(tensor.name), tensor.parameter_type, tensor, tensor.parameter);
+    if (what.parameters) add(std::string(tensor.name), file_type(tensor.parameter_type), tensor, tensor.parameter);
+    if (const std::string_view kept = kept_name(tensor.master); !kept.empty()) {
+      add(array_name(tensor.name, kept), kept_type(tensor.master), tensor, tensor.kept);
+    }
     for (std::size_t slot = 0; slot < optimizer.state_names.size(); ++slot) {
-      add(array_name(tensor.name, optimizer.state_names[slot]), tensor.state_type, tensor, tensor.state[slot]);
+      add(array_name(tensor.name, optimizer.state_names[slot]), file_type(tensor.state_type), tensor,
+          tensor.state[slot]);
     }
   }
   std::stable_sort(arrays.begin(), arrays.end(), [](const Entry& left, const Entry& right) {
@@ -138,9 +179,11 @@ void refuse_collisions(const OptimizerView& optimizer) {
   std::unordered_set<std::string_view> names;
   for (const TensorView& tensor : optimizer.tensors) names.insert(tensor.name);
   for (const TensorView& tensor : optimizer.tensors) {
-    for (const std::string& state : optimizer.state_names) {
+    std::vector<std::string> states(optimizer.state_names.begin(), optimizer.state_names.end());
+    states.emplace_back(kept_name(tensor.master));
+    for (const std::string& state : states) {
       const std::string name = array_name(tensor.name, state);
-      if (!names.contains(name)) continue;
+      if (state.empty() || !names.contains(name)) continue;
       throw std::invalid_argument("adamant: cannot be saved: tensor " + in_quotes(name) +
                                   " has the name of the state " + in_quotes(state) + " of tensor " +
                                   in_quotes(tensor.name) + "; allowed: any other name, or to save without parameters");
@@ -196,10 +239,18 @@ class Reader {
   Reader(const File& file, const OptimizerView& optimizer, LoadOptions allowed)
       : file_(file), optimizer_(optimizer), allowed_(allowed) {
     for (std::size_t i = 0; i < optimizer.tensors.size(); ++i) index_.emplace(optimizer.tensors[i].name, i);
+    for (const std::string& name : allowed.change_types) {
+      if (!index_.contains(name)) {
+        differences_.add("change_types: there is no tensor called " + in_quotes(name) + " in the optimizer");
+      }
+      changing_.insert(name);
+    }
   }
 
   std::vector<Method> groups;
   std::vector<LoadedTensor> tensors;
+  std::optional<std::uint64_t> seed;
+  std::optional<StepReport> report;
 
   // A file of save().
   void read_own() {
@@ -208,12 +259,14 @@ class Reader {
     differences_.refuse_if_any(file_.path());  // nothing below would fit either
     read_groups();
     has_parameters_ = truth(std::string(kParameters)).value_or(false);
+    if (format_ != kFirstFormat) read_randomness_and_scale();
     for (std::size_t i = 0; i < optimizer_.tensors.size(); ++i) read_tensor(i);
     find_extra_tensors();
     find_extra_arrays();
     differences_.refuse_if_any(file_.path());
     check_digests();
     differences_.refuse_if_any(file_.path());
+    make_arrays();
   }
 
   // A file without our metadata: the flattened state of a PyTorch optimizer.
@@ -222,9 +275,18 @@ class Reader {
     check_all_or_no_parameters();
     find_extra_arrays();
     differences_.refuse_if_any(file_.path());
+    make_arrays();
   }
 
  private:
+  // What the file has for a tensor, before it is brought to the tensor's types.
+  struct Found {
+    const Entry* parameter = nullptr;
+    const Entry* kept = nullptr;
+    Master master = Master::none;  // what `kept` is
+    const Entry* state[kernels::kMaxSlots] = {};
+  };
+
   // The value of a key that the format asks for; nothing, and a complaint, where it is missing.
   const std::string* value(const std::string& name) {
     const auto found = file_.metadata().find(name);
@@ -252,11 +314,13 @@ class Reader {
 
   void check_header() {
     const std::string* format = value(std::string(kFormat));
-    if (format != nullptr && *format != kThisFormat) {
+    if (format != nullptr) format_ = *format;
+    if (format != nullptr && *format != kThisFormat && *format != kFirstFormat) {
       const auto writer = file_.metadata().find(kVersionKey);
       differences_.add("it is of checkpoint format " + in_quotes(*format) + ", written by adamant " +
                        (writer == file_.metadata().end() ? "of an unknown version" : printable(writer->second)) +
-                       "; this version, " + std::string(version()) + ", reads format " + std::string(kThisFormat));
+                       "; this version, " + std::string(version()) + ", reads formats " + std::string(kFirstFormat) +
+                       " and " + std::string(kThisFormat));
     }
     const std::string* written = value(std::string(kHeaderDigest));
     differences_.refuse_if_any(file_.path());
@@ -315,6 +379,32 @@ class Reader {
     return true;
   }
 
+  void read_randomness_and_scale() {
+    if (const std::string* text = value(std::string(kSeed))) {
+      seed = from_text<std::uint64_t>(*text);
+      if (!seed)
+        differences_.add("the file's " + in_quotes(kSeed) + " is " + in_quotes(*text) + "; allowed: 0 to 2^64 - 1");
+    }
+    if (!file_.metadata().contains(kLossScale)) return;
+    const std::string* text = value(std::string(kLossScale));
+    const auto good = number(std::string(kGoodSteps), std::numeric_limits<std::int32_t>::max());
+    const auto skipped = number(std::string(kSkippedSteps), kMostSteps);
+    if (text == nullptr || !good || !skipped) return;
+    const bool is_hexadecimal = text->starts_with(kHexadecimal);
+    const auto scale = from_text<double>(std::string_view(*text).substr(is_hexadecimal ? kHexadecimal.size() : 0),
+                                         std::chars_format::hex);
+    if (!is_hexadecimal || !scale ||
+        !(*scale >= 0.0 && *scale <= static_cast<double>(std::numeric_limits<float>::max()))) {
+      differences_.add("the file's " + in_quotes(kLossScale) + " is " + in_quotes(*text) +
+                       "; allowed: hexadecimal floats from 0 to the largest float32");
+      return;
+    }
+    report = kernels::first_report();
+    report->loss_scale = static_cast<float>(*scale);
+    report->good_steps = static_cast<std::int32_t>(*good);
+    report->skipped_steps = *skipped;
+  }
+
   void read_tensor(std::size_t index) {
     const TensorView& tensor = optimizer_.tensors[index];
     if (!file_.metadata().contains(key(kStep, tensor.name))) {
@@ -329,11 +419,35 @@ class Reader {
       loaded.group = static_cast<std::int32_t>(number(key(kGroupOf, tensor.name), last_group).value_or(0));
     }
     loaded.frozen = truth(key(kFrozen, tensor.name)).value_or(false);
-    if (has_parameters_) {
-      loaded.parameter = array(std::string(tensor.name), tensor.parameter_type, tensor);
+    if (format_ != kFirstFormat) {
+      const auto identity = number(key(kIdentity, tensor.name), std::numeric_limits<std::uint32_t>::max() - 1);
+      if (identity) loaded.identity = static_cast<std::uint32_t>(*identity);
+      if (identity && !identities_.insert(*identity).second) {
+        differences_.add("tensor " + in_quotes(tensor.name) + ": another tensor of the file has the same identity " +
+                         to_text(*identity));
+      }
     }
+    Found& found = found_.emplace_back();
+    if (has_parameters_) found.parameter = array(std::string(tensor.name), tensor.parameter_type, tensor);
+    find_kept(tensor, found);
     for (std::size_t slot = 0; slot < optimizer_.state_names.size(); ++slot) {
-      loaded.state[slot] = array(array_name(tensor.name, optimizer_.state_names[slot]), tensor.state_type, tensor);
+      found.state[slot] = array(array_name(tensor.name, optimizer_.state_names[slot]), tensor.state_type, tensor);
+    }
+  }
+
+  bool may_change(const TensorView& tensor) const { return changing_.contains(tensor.name); }
+
+  // The master or remainder that a tensor has, or where types may change, that the file has.
+  void find_kept(const TensorView& tensor, Found& found) {
+    for (const Master master : {Master::float32, Master::remainder}) {
+      const std::string name = array_name(tensor.name, kept_name(master));
+      if (may_change(tensor) ? file_.find(name) == nullptr : tensor.master != master) continue;
+      found.kept = array(name, kept_type(master), tensor);
+      found.master = master;
+    }
+    if (found.master == Master::remainder && found.parameter == nullptr && tensor.master != Master::remainder) {
+      differences_.add("tensor " + in_quotes(tensor.name) +
+                       ": a remainder without the parameter it belongs to cannot change its type");
     }
   }
 
@@ -355,11 +469,17 @@ class Reader {
     }
     LoadedTensor& loaded = tensors.emplace_back();
     loaded.index = index;
-    if (has_parameter) loaded.parameter = array(std::string(tensor.name), tensor.parameter_type, tensor);
+    Found& found = found_.emplace_back();
+    if (has_parameter) found.parameter = array(std::string(tensor.name), tensor.parameter_type, tensor);
+    // PyTorch has none, but a file of another program may.
+    if (file_.find(array_name(tensor.name, kMasterName)) != nullptr ||
+        file_.find(array_name(tensor.name, kRemainderName)) != nullptr) {
+      find_kept(tensor, found);
+    }
     if (!stepped) return;
     loaded.step_count = foreign_step_count(tensor, step);
     for (std::size_t slot = 0; slot < optimizer_.state_names.size(); ++slot) {
-      loaded.state[slot] = array(array_name(tensor.name, optimizer_.state_names[slot]), tensor.state_type, tensor);
+      found.state[slot] = array(array_name(tensor.name, optimizer_.state_names[slot]), tensor.state_type, tensor);
     }
   }
 
@@ -400,26 +520,31 @@ class Reader {
   }
 
   void check_all_or_no_parameters() {
-    const auto has = [](const LoadedTensor& tensor) { return tensor.parameter != nullptr; };
-    if (std::none_of(tensors.begin(), tensors.end(), has)) return;
-    for (const LoadedTensor& tensor : tensors) {
-      if (has(tensor)) continue;
-      differences_.add("tensor " + in_quotes(optimizer_.tensors[tensor.index].name) +
+    const auto has = [](const Found& found) { return found.parameter != nullptr; };
+    if (std::none_of(found_.begin(), found_.end(), has)) return;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (has(found_[i])) continue;
+      differences_.add("tensor " + in_quotes(optimizer_.tensors[tensors[i].index].name) +
                        ": its parameter is not in the file, though those of other tensors are");
     }
   }
 
-  // The array of that name, if it fits the tensor.
   const Entry* array(const std::string& name, DataType type, const TensorView& tensor) {
+    return array(name, file_type(type), tensor);
+  }
+
+  // The array of that name, if it fits the tensor.
+  const Entry* array(const std::string& name, safetensors::Type type, const TensorView& tensor) {
     const Entry* entry = file_.find(name);
     if (entry == nullptr) {
       differences_.add("tensor " + in_quotes(tensor.name) + ": there is no " + in_quotes(name) + " in the file");
       return nullptr;
     }
     used_.push_back(entry);
-    if (entry->type != file_type(type)) {
+    if (entry->type != type && !(may_change(tensor) && can_become(entry->type, type))) {
       differences_.add(in_quotes(name) + " is of type " + std::string(safetensors::type_name(entry->type)) +
-                       " in the file, " + std::string(safetensors::type_name(file_type(type))) + " is needed");
+                       " in the file, " + std::string(safetensors::type_name(type)) + " is needed" +
+                       (can_become(entry->type, type) ? "; LoadOptions::change_types would allow it" : ""));
     }
     // A side that knows only the count fits any shape of that count.
     const bool same_shape =
@@ -434,6 +559,59 @@ class Reader {
     return entry;
   }
 
+  static bool can_become(safetensors::Type from, safetensors::Type to) {
+    const auto there = data_type(from);
+    const auto needed = data_type(to);
+    return there && needed && is_convertible(*there, *needed);
+  }
+
+  // Brings what was found to the types of the tensors.
+  void make_arrays() {
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      const TensorView& tensor = optimizer_.tensors[tensors[i].index];
+      const Found& found = found_[i];
+      for (std::size_t slot = 0; slot < optimizer_.state_names.size(); ++slot) {
+        if (found.state[slot] != nullptr) tensors[i].state[slot] = in_type(*found.state[slot], tensor.state_type);
+      }
+      make_parameter(tensor, found, tensors[i]);
+    }
+  }
+
+  static LoadedArray as_it_is(const Entry& entry) { return {true, entry.data, {}}; }
+  static LoadedArray in_type(const Entry& entry, DataType type) {
+    if (entry.type == file_type(type)) return as_it_is(entry);
+    return {true, {}, converted(entry.data, data_type(entry.type).value(), type)};
+  }
+
+  static void make_parameter(const TensorView& tensor, const Found& found, LoadedTensor& loaded) {
+    const bool same_parameter = found.parameter == nullptr || found.parameter->type == file_type(tensor.parameter_type);
+    const bool keeps = !kept_name(tensor.master).empty();
+    if (same_parameter && found.master == (keeps ? tensor.master : Master::none)) {
+      if (found.parameter != nullptr) loaded.parameter = as_it_is(*found.parameter);
+      if (found.kept != nullptr) loaded.kept = as_it_is(*found.kept);
+      return;
+    }
+    if (found.parameter == nullptr && found.kept == nullptr) return;
+    // The most exact numbers that the file has.
+    std::vector<std::byte> exact;
+    DataType type = DataType::float32;
+    if (found.master == Master::remainder) {
+      exact = joined_with_remainder(found.parameter->data, found.kept->data);
+    } else if (found.master == Master::float32) {
+      exact.assign(found.kept->data.begin(), found.kept->data.end());
+    } else {
+      type = data_type(found.parameter->type).value();
+      exact.assign(found.parameter->data.begin(), found.parameter->data.end());
+    }
+    if (!keeps) {
+      loaded.parameter = {true, {}, converted(exact, type, tensor.parameter_type)};
+      return;
+    }
+    SplitParameter parts = split(converted(exact, type, DataType::float32), tensor.parameter_type, tensor.master);
+    loaded.parameter = {true, {}, std::move(parts.parameter)};
+    loaded.kept = {true, {}, std::move(parts.kept)};
+  }
+
   void find_extra_tensors() {
     if (allowed_.allow_extra) return;
     for (auto at = file_.metadata().lower_bound(kStep); at != file_.metadata().end() && at->first.starts_with(kStep);
@@ -443,6 +621,9 @@ class Reader {
       differences_.add("tensor " + in_quotes(tensor) + " of the file is not in the optimizer");
       for (const std::string& state : optimizer_.state_names) {
         if (const Entry* entry = file_.find(array_name(tensor, state))) used_.push_back(entry);
+      }
+      for (const std::string_view kept : {kMasterName, kRemainderName}) {
+        if (const Entry* entry = file_.find(array_name(tensor, kept))) used_.push_back(entry);
       }
       if (const Entry* entry = file_.find(tensor)) used_.push_back(entry);
     }
@@ -461,10 +642,12 @@ class Reader {
   static std::string_view owner(std::string_view array) { return array.substr(0, array.rfind('.')); }
 
   void check_digests() {
-    for (const LoadedTensor& tensor : tensors) {
-      if (tensor.parameter != nullptr) check_digest(tensor, *tensor.parameter);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      const Found& found = found_[i];
+      if (found.parameter != nullptr) check_digest(tensors[i], *found.parameter);
+      if (found.kept != nullptr) check_digest(tensors[i], *found.kept);
       for (std::size_t slot = 0; slot < optimizer_.state_names.size(); ++slot) {
-        check_digest(tensor, *tensor.state[slot]);
+        check_digest(tensors[i], *found.state[slot]);
       }
     }
   }
@@ -480,7 +663,11 @@ class Reader {
   const OptimizerView& optimizer_;
   const LoadOptions allowed_;
   std::unordered_map<std::string_view, std::size_t> index_;  // of the optimizer's tensors
-  bool has_parameters_ = false;                              // of a file of save()
+  std::unordered_set<std::string_view> changing_;            // tensors whose types may change
+  std::string format_ = std::string(kThisFormat);
+  bool has_parameters_ = false;  // of a file of save()
+  std::vector<Found> found_;     // one for each of `tensors`
+  std::unordered_set<std::int64_t> identities_;
   std::vector<const Entry*> used_;
   Differences differences_;
 };
@@ -540,7 +727,27 @@ LoadedCheckpoint read_checkpoint(const std::filesystem::path& path, const Optimi
     reader.read_foreign();
   }
   // Entries keep their places when a File is moved.
-  return {std::move(file), std::move(reader.groups), std::move(reader.tensors)};
+  return {std::move(file), std::move(reader.groups), std::move(reader.tensors), reader.seed, reader.report};
+}
+
+std::vector<std::uint32_t> identities_after(const LoadedCheckpoint& file, const OptimizerView& optimizer) {
+  std::vector<std::optional<std::uint32_t>> loaded(optimizer.tensors.size());
+  std::unordered_set<std::uint32_t> taken;
+  std::uint32_t next = 0;
+  for (const LoadedTensor& tensor : file.tensors) {
+    if (!tensor.identity) continue;
+    loaded[tensor.index] = tensor.identity;
+    taken.insert(*tensor.identity);
+  }
+  for (const TensorView& tensor : optimizer.tensors) next = std::max(next, tensor.identity + 1);
+  for (const std::uint32_t identity : taken) next = std::max(next, identity + 1);
+  std::vector<std::uint32_t> identities;
+  identities.reserve(optimizer.tensors.size());
+  for (std::size_t i = 0; i < optimizer.tensors.size(); ++i) {
+    const std::uint32_t own = optimizer.tensors[i].identity;
+    identities.push_back(loaded[i] ? *loaded[i] : taken.contains(own) ? next++ : own);
+  }
+  return identities;
 }
 
 }  // namespace adamant::host

@@ -24,6 +24,10 @@ namespace adamant::host {
 // run counts past it.
 inline constexpr std::int64_t kMostStepsSet = std::int64_t{1} << 62;
 
+// What is kept beside a parameter, as files and Optimizer::state() call it.
+inline constexpr std::string_view kMasterName = "master";
+inline constexpr std::string_view kRemainderName = "remainder";
+
 // A tensor of an Optimizer as a checkpoint sees it. Nothing is owned.
 struct TensorView {
   std::string_view name;
@@ -31,7 +35,10 @@ struct TensorView {
   std::int64_t count = 0;
   DataType parameter_type{};
   DataType state_type{};
-  const void* parameter = nullptr;             // device memory, as are the states
+  Master master = Master::none;                // with float32 and remainder, `kept` is the Optimizer's
+  std::uint32_t identity = 0;                  // what random bits are keyed by
+  const void* parameter = nullptr;             // device memory, as are `kept` and the states
+  const void* kept = nullptr;                  // null until prepared
   const void* state[kernels::kMaxSlots] = {};  // null until prepared, which reading does not need
   std::int64_t step_count = 0;
   std::int32_t group = 0;
@@ -44,18 +51,31 @@ struct OptimizerView {
   std::span<const Method> groups;
   std::span<const std::string> state_names;  // one a slot
   std::vector<TensorView> tensors;
+  std::uint64_t seed = 0;
+  bool has_loss_scale = false;
+  StepReport report{};
 };
 
 // Throws what Optimizer::save() does.
 void save_checkpoint(const std::filesystem::path& path, const OptimizerView& optimizer, SaveOptions what,
                      kernels::Backend& backend, Stream stream);
 
+// An array in the types of the Optimizer: as it is mapped, or made of what the file has.
+struct LoadedArray {
+  bool is_there = false;
+  std::span<const std::byte> mapped;
+  std::vector<std::byte> made;
+  std::span<const std::byte> bytes() const { return made.empty() ? mapped : std::span<const std::byte>(made); }
+};
+
 // What a file has for one tensor.
 struct LoadedTensor {
-  std::size_t index = 0;                                     // in OptimizerView::tensors
-  const safetensors::Entry* parameter = nullptr;             // null when the file has none
-  const safetensors::Entry* state[kernels::kMaxSlots] = {};  // one a slot; null when it is to be zero
+  std::size_t index = 0;                  // in OptimizerView::tensors
+  LoadedArray parameter;                  // not there when the file has none
+  LoadedArray kept;                       // not there when it stays, or there is none
+  LoadedArray state[kernels::kMaxSlots];  // one a slot; what is not there is to be zero
   std::int64_t step_count = 0;
+  std::optional<std::uint32_t> identity;
   std::int32_t group = 0;  // this and the next only where LoadedCheckpoint::groups is not empty
   bool frozen = false;
 };
@@ -65,7 +85,13 @@ struct LoadedCheckpoint {
   safetensors::File file;
   std::vector<Method> groups;  // empty for a file of PyTorch's, which says nothing of options
   std::vector<LoadedTensor> tensors;
+  std::optional<std::uint64_t> seed;
+  std::optional<StepReport> report;  // with a loss scale
 };
+
+// The identities of all tensors of the view after the file is loaded: those of the file, and where a tensor that the
+// file does not have would share one, another. No two are the same.
+std::vector<std::uint32_t> identities_after(const LoadedCheckpoint& file, const OptimizerView& optimizer);
 
 // Throws NotLoaded as Optimizer::load() does.
 LoadedCheckpoint read_checkpoint(const std::filesystem::path& path, const OptimizerView& optimizer,

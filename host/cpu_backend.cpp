@@ -15,7 +15,9 @@
 #include <string>
 #include <vector>
 
+#include "host/convert.hpp"
 #include "host/floating_point.hpp"
+#include "host/plan.hpp"
 #include "host/scalars.hpp"
 #include "kernels/storage.hpp"
 
@@ -79,8 +81,10 @@ class CpuBackend final : public kernels::Backend {
       work_before.push_back(work_before.back() + kTileCost + std::min(plan.tile_size, count));
     }
     work_before_ = std::move(work_before);
+    std::vector<double> values(static_cast<std::size_t>(plan.norm.values));
     elements_ = 0;
     for (const kernels::TensorRow& row : plan.rows) elements_ += row.count;
+    values_ = std::move(values);
     plan_ = std::move(plan);
     scalars_ = std::move(scalars);
     scalars_of_row_ = std::move(shared);
@@ -105,10 +109,26 @@ class CpuBackend final : public kernels::Backend {
     std::copy_n(step_counts_.begin() + first, counts.size(), counts.begin());
   }
 
-  void step(Stream /*stream*/) override {
+  void set_control(const kernels::Control& control, Stream /*stream*/) override { control_ = control; }
+  const StepReport* report() const override { return &report_; }
+  void set_report(const StepReport& report, Stream /*stream*/) override { report_ = report; }
+  StepReport read_report(Stream /*stream*/) const override { return report_; }
+
+  void make_master(std::int32_t storage, void* kept, const void* parameter, std::int64_t count,
+                   Stream /*stream*/) override {
     const FloatingPointGuard guard;
-    compute_scalars();
+    host::make_master(storage, kept, parameter, count);
+  }
+
+  void step(Stream /*stream*/) override {
+    if (plan_.rows.empty()) return;
+    const FloatingPointGuard guard;
+    kernels::Measured measured{};
+    if (control_.measures != 0) measured = measure();
+    decision_ = kernels::decide(control_, measured, report_);
+    if (!decision_.skip) compute_scalars();
     for (const TileRange& range : plan_.ranges) update_range(range);
+    if (decision_.skip) return;
     for (const kernels::TensorRow& row : plan_.rows) ++step_counts_[static_cast<std::size_t>(row.slot)];
   }
 
@@ -186,16 +206,61 @@ class CpuBackend final : public kernels::Backend {
     return std::lower_bound(begin, end, *begin + share * thread) - work_before_.begin();
   }
 
+  kernels::Measured measure() {
+    all_finite_ = true;
+    for (const kernels::NormRange& range : plan_.norm.ranges) add_up_leaves(range);
+    for (const kernels::NormNode& node : plan_.norm.nodes) {
+      values_[static_cast<std::size_t>(node.value)] =
+          updates_.sum(values_.data() + static_cast<std::size_t>(node.begin), node.count);
+    }
+    return {values_[static_cast<std::size_t>(plan_.norm.nodes.back().value)], all_finite_ ? 0 : 1};
+  }
+
+  [[gnu::noinline]] void add_up_leaves(const kernels::NormRange& range) {
+    bool all_finite = true;
+#pragma omp parallel num_threads(threads_) reduction(&& : all_finite) if (elements_ >= kWorthThreads)
+    {
+      const FloatingPointGuard guard;
+#pragma omp for schedule(static)
+      for (std::int64_t i = range.begin; i < range.end; ++i) {
+        const kernels::NormLeaf& leaf = plan_.norm.leaves[static_cast<std::size_t>(i)];
+        const kernels::TensorRow& row = plan_.rows[static_cast<std::size_t>(leaf.row)];
+        const SumOfSquares of_chunk =
+            updates_.norms[range.gradient_type](gradient_at(row, leaf.first), std::min(kChunk, row.count - leaf.first));
+        values_[static_cast<std::size_t>(leaf.value)] = of_chunk.sum;
+        all_finite = all_finite && of_chunk.all_finite;
+      }
+    }
+    all_finite_ = all_finite_ && all_finite;
+  }
+
+  static std::byte* gradient_at(const kernels::TensorRow& row, std::int64_t first) {
+    const StorageTypes& types = storages()[static_cast<std::size_t>(row.storage)];
+    // A gradient that is to be zeroed was given as one that may be written.
+    return static_cast<std::byte*>(const_cast<void*>(row.gradient)) + first * size_in_bytes(types.gradient);
+  }
+
   void update_tile(std::int32_t storage, const Tile& tile) {
     const auto row_index = static_cast<std::size_t>(tile.row);
     const kernels::TensorRow& row = plan_.rows[row_index];
     const std::int64_t count = std::min(plan_.tile_size, row.count - tile.first);
     if (count <= 0) return;
+    if (!decision_.skip) update_elements(storage, row_index, tile.first, count);
+    if (row.zero_gradient == 0) return;
+    const std::int64_t size = size_in_bytes(storages()[static_cast<std::size_t>(storage)].gradient);
+    std::memset(gradient_at(row, tile.first), 0, static_cast<std::size_t>(count * size));
+  }
+
+  void update_elements(std::int32_t storage, std::size_t row_index, std::int64_t first, std::int64_t count) const {
+    const kernels::TensorRow& row = plan_.rows[row_index];
     const std::size_t loop =
         static_cast<std::size_t>(rule_) * kernels::Storages::kSize + static_cast<std::size_t>(storage);
     const UpdateFunction function = updates_.functions[loop];
-    function(row, tile.first, count, scalars_[static_cast<std::size_t>(scalars_of_row_[row_index])],
-             gradient_scale(options_[static_cast<std::size_t>(row.group)]));
+    function(row, first, count,
+             {.scalars = scalars_[static_cast<std::size_t>(scalars_of_row_[row_index])],
+              .decision = decision_,
+              .gradient_sign = gradient_scale(options_[static_cast<std::size_t>(row.group)]),
+              .random = {control_.seed, static_cast<std::uint32_t>(steps_of(row) + 1), row.identity}});
   }
 
   const int rule_;
@@ -210,6 +275,11 @@ class CpuBackend final : public kernels::Backend {
   std::vector<std::int64_t> latest_row_;      // by group and storage: whose scalars were computed last in this step
   std::vector<std::int64_t> step_counts_;     // by slot
   std::vector<Method> options_;               // by group
+  kernels::Control control_ = kernels::plain_control();
+  StepReport report_ = kernels::first_report();
+  kernels::Decision decision_{};  // of the step that runs
+  std::vector<double> values_;    // of the norm's tree
+  bool all_finite_ = true;
 };
 
 }  // namespace

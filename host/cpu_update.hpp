@@ -5,18 +5,37 @@
 #include <vector>
 
 #include "adamant/tuning.hpp"
+#include "kernels/philox.hpp"
 #include "kernels/rule_list.hpp"
+#include "kernels/step_control.hpp"
 #include "kernels/step_plan.hpp"
 
 namespace adamant::host {
 
-// Updates elements [first, first + count) of a tensor. `scalars` holds the rule's Step<Real>.
+// What a step does to the elements of a tensor, beside its arrays.
+struct TileConditions {
+  const kernels::Scalars& scalars;  // the rule's Step<Real>
+  const kernels::Decision& decision;
+  double gradient_sign;
+  kernels::RandomKey random;
+};
+
+// Updates elements [first, first + count) of a tensor.
 using UpdateFunction = void (*)(const kernels::TensorRow& row, std::int64_t first, std::int64_t count,
-                                const kernels::Scalars& scalars, double gradient_scale);
+                                const TileConditions& conditions);
+
+// The sum of the squares of up to kChunk gradients, in the tree of kernels/norm_tree.hpp, and whether all are finite.
+struct SumOfSquares {
+  double sum;
+  bool all_finite;
+};
+using NormFunction = SumOfSquares (*)(const void* gradient, std::int64_t count);
 
 struct UpdateTable {
   SimdLevel level;
-  const UpdateFunction* functions;  // [rule][storage]
+  const UpdateFunction* functions;                          // [rule][storage]
+  const NormFunction* norms;                                // [gradient type]
+  double (*sum)(const double* values, std::int64_t count);  // the same tree over numbers
 };
 
 // What this build holds and this machine can run, slowest first.

@@ -10,55 +10,164 @@
 
 #include "host/cpu_update.hpp"
 #include "kernels/apply.hpp"
+#include "kernels/norm_tree.hpp"
 #include "kernels/rule_list.hpp"
 #include "kernels/storage.hpp"
 
 namespace adamant::host::ADAMANT_SIMD_LEVEL {
 namespace {
 
+// Random bits are made for so many elements at a time, in a loop of their own that vectorises.
+constexpr std::int64_t kRandomElements = 512;
+
+struct RandomBits {
+  std::uint16_t bits[kRandomElements];
+
+  // For the elements from `first`, a multiple of a random block, on.
+  void fill(const kernels::RandomKey& key, std::int64_t first, std::uint32_t array) {
+    constexpr std::int64_t kBlocks = kRandomElements / kernels::kElementsPerRandomBlock;
+    std::uint32_t words[kernels::kElementsPerRandomBlock / 2][kBlocks];
+    const auto block = static_cast<std::uint64_t>(first) / kernels::kElementsPerRandomBlock;
+    for (std::int64_t i = 0; i < kBlocks; ++i) {
+      const kernels::PhiloxCounter random = key.bits(block + static_cast<std::uint64_t>(i), array);
+      for (int word = 0; word < 4; ++word) words[word][i] = random.word[word];
+    }
+    for (std::int64_t i = 0; i < kBlocks; ++i) {
+      for (int word = 0; word < 4; ++word) {
+        bits[i * kernels::kElementsPerRandomBlock + 2 * word] = static_cast<std::uint16_t>(words[word][i]);
+        bits[i * kernels::kElementsPerRandomBlock + 2 * word + 1] = static_cast<std::uint16_t>(words[word][i] >> 16);
+      }
+    }
+  }
+};
+
+template <typename Storage>
+constexpr int kRandomArrays = Storage::kRandomStates       ? 5
+                              : Storage::Master::kIsRandom ? 1
+                                                           : 0;
+
 // The slots are parameters of their own because compilers keep `restrict` for those and lose it in arrays; without it
-// they do not vectorise. Slots that the rule does not have are never touched.
+// they do not vectorise. Slots that the rule does not have are never touched, nor is `kept` where nothing is.
 template <typename Rule, typename Storage>
-void update_streams(const typename Rule::template Step<typename Storage::Real> step, const typename Storage::Real scale,
-                    const std::int64_t count, typename Storage::Parameter* __restrict parameter,
-                    const typename Storage::Gradient* __restrict gradient, typename Storage::State* __restrict state0,
-                    typename Storage::State* __restrict state1, typename Storage::State* __restrict state2,
-                    typename Storage::State* __restrict state3) {
+void update_streams(const typename Rule::template Step<typename Storage::Real> step,
+                    const kernels::Conditions<typename Storage::Real> conditions, const std::int64_t count,
+                    typename Storage::Parameter* __restrict parameter,
+                    const typename Storage::Gradient* __restrict gradient, typename Storage::Kept* __restrict kept,
+                    typename Storage::State* __restrict state0, typename Storage::State* __restrict state1,
+                    typename Storage::State* __restrict state2, typename Storage::State* __restrict state3,
+                    const RandomBits* __restrict random) {
   using Real = typename Storage::Real;
+  using Master = typename Storage::Master;
   static_assert(kernels::kMaxSlots == 4);
   for (std::int64_t i = 0; i < count; ++i) {
+    typename Storage::Parameter x{};
+    typename Storage::Kept k{};
+    if constexpr (Master::kReadsParameter) x = parameter[i];
+    if constexpr (Master::kKeeps) k = kept[i];
     Element<Real, Rule::kSlots> element;
-    element.parameter = parameter[i];
-    if constexpr (Rule::kSlots > 0) element.state[0] = state0[i];
-    if constexpr (Rule::kSlots > 1) element.state[1] = state1[i];
-    if constexpr (Rule::kSlots > 2) element.state[2] = state2[i];
-    if constexpr (Rule::kSlots > 3) element.state[3] = state3[i];
-    element = kernels::apply<Rule, Real>(step, scale, element, gradient[i]);
-    parameter[i] = element.parameter;
-    if constexpr (Rule::kSlots > 0) state0[i] = element.state[0];
-    if constexpr (Rule::kSlots > 1) state1[i] = element.state[1];
-    if constexpr (Rule::kSlots > 2) state2[i] = element.state[2];
-    if constexpr (Rule::kSlots > 3) state3[i] = element.state[3];
+    element.parameter = Master::template full<Real>(x, k);
+    if constexpr (Rule::kSlots > 0) element.state[0] = kernels::widened<Real>(state0[i]);
+    if constexpr (Rule::kSlots > 1) element.state[1] = kernels::widened<Real>(state1[i]);
+    if constexpr (Rule::kSlots > 2) element.state[2] = kernels::widened<Real>(state2[i]);
+    if constexpr (Rule::kSlots > 3) element.state[3] = kernels::widened<Real>(state3[i]);
+    element = kernels::apply<Rule, Real>(step, conditions, element, kernels::widened<Real>(gradient[i]));
+    const auto random_of = [&](int array) -> std::uint32_t {
+      if constexpr (Master::kIsRandom) return random[array].bits[i];
+      return 0;
+    };
+    const auto narrowed = [&](int slot) {
+      return Storage::narrowed_state(element.state[slot], random_of(Storage::kRandomStates ? 1 + slot : 0));
+    };
+    Master::split(element.parameter, random_of(0), x, k);
+    parameter[i] = x;
+    if constexpr (Master::kKeeps) kept[i] = k;
+    if constexpr (Rule::kSlots > 0) state0[i] = narrowed(0);
+    if constexpr (Rule::kSlots > 1) state1[i] = narrowed(1);
+    if constexpr (Rule::kSlots > 2) state2[i] = narrowed(2);
+    if constexpr (Rule::kSlots > 3) state3[i] = narrowed(3);
   }
 }
 
 template <typename Rule, typename Storage>
-void update(const kernels::TensorRow& row, std::int64_t first, std::int64_t count, const kernels::Scalars& scalars,
-            double gradient_scale) {
+void update(const kernels::TensorRow& row, std::int64_t first, std::int64_t count, const TileConditions& conditions) {
   using Real = typename Storage::Real;
   using State = typename Storage::State;
+  using Kept = typename Storage::Kept;
   using Step = typename Rule::template Step<Real>;
   static_assert(sizeof(Step) <= kernels::kScalarBytes && alignof(Step) <= alignof(kernels::Scalars));
 
   Step step;
-  __builtin_memcpy(&step, scalars.bytes, sizeof(Step));
-  // Null where the rule has no such slot: adding even to a null pointer that nobody uses is undefined.
-  const auto slot = [&](int index) {
-    return index < Rule::kSlots ? static_cast<State*>(row.state[index]) + first : nullptr;
+  __builtin_memcpy(&step, conditions.scalars.bytes, sizeof(Step));
+  const kernels::Conditions<Real> gradients{
+      static_cast<Real>(conditions.decision.gradient_factor * conditions.gradient_sign),
+      static_cast<Real>(conditions.decision.clip_value)};
+  const auto run = [&](std::int64_t from, std::int64_t there, const RandomBits* random) {
+    // Null where the rule has no such slot: adding even to a null pointer that nobody uses is undefined.
+    const auto slot = [&](int index) {
+      return index < Rule::kSlots ? static_cast<State*>(row.state[index]) + from : nullptr;
+    };
+    Kept* const kept = Storage::Master::kKeeps ? static_cast<Kept*>(row.kept) + from : nullptr;
+    update_streams<Rule, Storage>(step, gradients, there,
+                                  static_cast<typename Storage::Parameter*>(row.parameter) + from,
+                                  static_cast<const typename Storage::Gradient*>(row.gradient) + from, kept, slot(0),
+                                  slot(1), slot(2), slot(3), random);
   };
-  update_streams<Rule, Storage>(
-      step, static_cast<Real>(gradient_scale), count, static_cast<typename Storage::Parameter*>(row.parameter) + first,
-      static_cast<const typename Storage::Gradient*>(row.gradient) + first, slot(0), slot(1), slot(2), slot(3));
+  if constexpr (Storage::Master::kIsRandom) {
+    RandomBits random[kRandomArrays<Storage>];
+    constexpr int kArrays = Storage::kRandomStates ? 1 + Rule::kSlots : 1;
+    for (std::int64_t done = 0; done < count; done += kRandomElements) {
+      for (int array = 0; array < kArrays; ++array) {
+        random[array].fill(conditions.random, first + done, static_cast<std::uint32_t>(array));
+      }
+      run(first + done, count - done < kRandomElements ? count - done : kRandomElements, random);
+    }
+  } else {
+    run(first, count, nullptr);
+  }
+}
+
+// --- The tree of kernels/norm_tree.hpp
+
+double halved(double* sums) {
+  for (int half = kernels::kAccumulators / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) sums[i] = sums[i] + sums[i + half];
+  }
+  return sums[0];
+}
+
+template <typename Gradient>
+SumOfSquares sum_of_squares(const void* gradient, std::int64_t count) {
+  const auto* const values = static_cast<const Gradient*>(gradient);
+  double sums[kernels::kAccumulators] = {};
+  // An infinity less itself is a NaN, and so is a NaN; whatever is finite gives zero.
+  double finite[kernels::kAccumulators] = {};
+  for (std::int64_t row = 0; row * kernels::kAccumulators < count; ++row) {
+    const std::int64_t first = row * kernels::kAccumulators;
+    const std::int64_t there = count - first < kernels::kAccumulators ? count - first : kernels::kAccumulators;
+    for (std::int64_t i = 0; i < there; ++i) {
+      const auto value = kernels::widened<double>(values[first + i]);
+      sums[i] = sums[i] + value * value;
+      finite[i] = finite[i] + (value - value);
+    }
+  }
+  const double all_finite = halved(finite);
+  return {halved(sums), all_finite == 0.0};
+}
+
+double sum(const double* values, std::int64_t count) {
+  double sums[kernels::kAccumulators] = {};
+  for (std::int64_t i = 0; i < count; ++i)
+    sums[i % kernels::kAccumulators] = sums[i % kernels::kAccumulators] + values[i];
+  return halved(sums);
+}
+
+template <typename... Types>
+struct Norms {
+  static constexpr NormFunction kList[] = {&sum_of_squares<Types>...};
+};
+template <typename... Types>
+constexpr const NormFunction* norms(TypeList<Types...> /*types*/) {
+  return Norms<Types...>::kList;
 }
 
 template <typename Rule, typename... Storages>
@@ -81,6 +190,8 @@ constexpr Functions kFunctions{kernels::Rules{}};
 
 }  // namespace
 
-UpdateTable update_table() { return {SimdLevel::ADAMANT_SIMD_LEVEL, kFunctions.list}; }
+UpdateTable update_table() {
+  return {SimdLevel::ADAMANT_SIMD_LEVEL, kFunctions.list, norms(kernels::GradientTypes{}), &sum};
+}
 
 }  // namespace adamant::host::ADAMANT_SIMD_LEVEL

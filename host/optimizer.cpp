@@ -12,11 +12,13 @@
 
 #include "adamant/error.hpp"
 #include "host/checkpoint.hpp"
+#include "host/convert.hpp"
 #include "host/cpu_backend.hpp"
 #include "host/floating_point.hpp"
 #include "host/method.hpp"
 #include "host/plan.hpp"
 #include "host/text.hpp"
+#include "kernels/step_control.hpp"
 #include "kernels/tuning.hpp"
 
 namespace adamant {
@@ -33,6 +35,7 @@ constexpr std::int64_t kStateAlignment = 256;
 constexpr std::int64_t kStaggeredFrom = std::int64_t{1} << 20;
 constexpr std::uintptr_t kPage = 4096;
 constexpr std::uintptr_t page_offset(int slot) { return (512 + 1024 * static_cast<std::uintptr_t>(slot)) % kPage; }
+constexpr std::uintptr_t kKeptPageOffset = 1024;
 
 // More than any machine has; OpenMP runtimes crash where they cannot start what they are asked for.
 constexpr int kMostThreads = 4096;
@@ -47,6 +50,68 @@ constexpr std::int64_t aligned_bytes(std::int64_t bytes) {
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("adamant: " + what); }
 
 std::string of_tensor(std::string_view name) { return "tensor " + in_quotes(name) + ": "; }
+
+// --- what a step does to gradients
+
+[[noreturn]] void refuse_control(const char* field, const std::string& what) {
+  refuse("control: " + std::string(field) + ": " + what);
+}
+
+void check_number(const char* field, double value, double low, double high, const char* allowed) {
+  if (value > low && value < high) return;
+  refuse_control(field, to_text(value) + "; allowed: " + allowed);
+}
+
+void check_control(const StepControl& control) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  constexpr double kLargestFloat = std::numeric_limits<float>::max();
+  const auto aligned = [](const float* pointer) {
+    return reinterpret_cast<std::uintptr_t>(pointer) % alignof(float) == 0;
+  };
+  check_number("gradient_scale", control.gradient_scale, 0, kInfinity, "greater than 0 and finite");
+  if (control.clip_norm) check_number("clip_norm", *control.clip_norm, 0, kInfinity, "greater than 0 and finite");
+  if (control.clip_value) check_number("clip_value", *control.clip_value, 0, kInfinity, "greater than 0 and finite");
+  if (control.gradient_scale_pointer != nullptr && control.gradient_scale != 1.0) {
+    refuse_control("gradient_scale", "there is a gradient_scale_pointer too; allowed: one of them");
+  }
+  if (!aligned(control.gradient_scale_pointer)) refuse_control("gradient_scale_pointer", "not aligned to 4 bytes");
+  if (!aligned(control.found_non_finite)) refuse_control("found_non_finite", "not aligned to 4 bytes");
+  if (control.non_finite > NonFinite::skip) {
+    refuse_control("non_finite", "unknown value " + to_text(static_cast<int>(control.non_finite)));
+  }
+  if (!control.loss_scale) return;
+  if (control.gradient_scale != 1.0 || control.gradient_scale_pointer != nullptr) {
+    refuse_control("loss_scale", "there is a gradient scale too; allowed: one of them");
+  }
+  const LossScale& scale = *control.loss_scale;
+  check_number("loss_scale.initial", scale.initial, 0, kLargestFloat, "greater than 0, less than the largest float32");
+  if (static_cast<float>(scale.initial) == 0.0F) refuse_control("loss_scale.initial", "0 as a float32");
+  check_number("loss_scale.growth", scale.growth, 1, kInfinity, "greater than 1 and finite");
+  check_number("loss_scale.backoff", scale.backoff, 0, 1, "between 0 and 1");
+  if (scale.growth_interval < 1) {
+    refuse_control("loss_scale.growth_interval", to_text(scale.growth_interval) + "; allowed: 1 or more");
+  }
+}
+
+kernels::Control as_kernels_have_it(const StepControl& control) {
+  kernels::Control there = kernels::plain_control();
+  there.gradient_scale = control.gradient_scale;
+  there.gradient_scale_pointer = control.gradient_scale_pointer;
+  there.found_non_finite = control.found_non_finite;
+  if (control.clip_norm) there.clip_norm = *control.clip_norm;
+  if (control.clip_value) there.clip_value = *control.clip_value;
+  there.seed = {{static_cast<std::uint32_t>(control.seed), static_cast<std::uint32_t>(control.seed >> 32)}};
+  there.skips = control.non_finite == NonFinite::skip || control.loss_scale ? 1 : 0;
+  there.measures =
+      control.clip_norm || control.measure_norm || (there.skips != 0 && control.found_non_finite == nullptr) ? 1 : 0;
+  if (control.loss_scale) {
+    there.has_loss_scale = 1;
+    there.growth = control.loss_scale->growth;
+    there.backoff = control.loss_scale->backoff;
+    there.growth_interval = control.loss_scale->growth_interval;
+  }
+  return there;
+}
 
 // An address range of the caller's.
 struct Buffer {
@@ -66,9 +131,9 @@ Buffer buffer_of(const ConstArray& array) {
 // Everything about an array that can be wrong by itself.
 void check_array(std::string_view tensor, std::string_view field, const ConstArray& array) {
   const auto where = [&] { return of_tensor(tensor) + std::string(field) + ": "; };  // allocates: only for a mistake
-  if (array.type() > DataType::float64) {
+  if (array.type() > DataType::float16) {
     refuse(where() + "unknown data type " + to_text(static_cast<int>(array.type())) +
-           "; there are float32 and float64");
+           "; there are float32, float64, bfloat16 and float16");
   }
   const std::int64_t size = size_in_bytes(array.type());
   const std::int64_t most = std::numeric_limits<std::ptrdiff_t>::max() / size;
@@ -91,16 +156,45 @@ void check_array(std::string_view tensor, std::string_view field, const ConstArr
   }
 }
 
-void check_gradient(std::string_view tensor, const Array& parameter, const ConstArray& gradient) {
+void check_gradient(std::string_view tensor, const TensorSpec& spec, const ConstArray& gradient) {
   check_array(tensor, "gradient", gradient);
-  if (gradient.count() != parameter.count()) {
+  if (gradient.count() != spec.parameter.count()) {
     refuse(of_tensor(tensor) + "gradient: count " + to_text(gradient.count()) + " differs from the parameter's " +
-           to_text(parameter.count()));
+           to_text(spec.parameter.count()));
   }
-  if (!host::find_storage(parameter.type(), gradient.type())) {
-    refuse(of_tensor(tensor) + "gradient: " + std::string(name(gradient.type())) + " does not go with a " +
-           std::string(name(parameter.type())) + " parameter; supported: " + host::supported_storages());
+  if (spec.zero_gradient && !gradient.writable() && gradient.count() > 0) {
+    refuse(of_tensor(tensor) + "zero_gradient: the gradient was given as const and cannot be set to zero");
   }
+}
+
+bool has_copy(const TensorSpec& spec) { return spec.copy.count() != 0 || spec.copy.data() != nullptr; }
+
+// The types of a tensor, or what is wrong with them. With a copy, the copy is what is written and the user's float32
+// parameter is its master.
+host::StorageTypes types_of(const TensorSpec& spec, DataType gradient) {
+  const DataType parameter = spec.parameter.type();
+  if (spec.master > Master::stochastic) {
+    refuse(of_tensor(spec.name) + "master: unknown value " + to_text(static_cast<int>(spec.master)));
+  }
+  const DataType state =
+      spec.state_type.value_or(parameter == DataType::float64 ? DataType::float64 : DataType::float32);
+  const bool is_narrow = parameter == DataType::bfloat16 || parameter == DataType::float16;
+  const Master master = spec.master != Master::automatic ? spec.master : (is_narrow ? Master::float32 : Master::none);
+  host::StorageTypes types{parameter, gradient, state, master};
+  if (has_copy(spec)) {
+    if (parameter != DataType::float32 || master != Master::none) {
+      refuse(of_tensor(spec.name) + "copy: a copy is made of a float32 parameter; this one is " +
+             std::string(name(parameter)) + (master == Master::none ? "" : " with a master"));
+    }
+    types.parameter = spec.copy.type();
+    types.master = Master::float32;
+  }
+  if (!host::find_storage(types)) {
+    refuse(of_tensor(spec.name) + (has_copy(spec) ? "copy: " : "gradient: ") + host::to_text(types) +
+           (has_copy(spec) ? ", which is what a float32 parameter with such a copy would be," : "") +
+           " do not go together; supported: " + host::supported_storages());
+  }
+  return types;
 }
 
 void check_shape(std::string_view tensor, const std::vector<std::int64_t>& shape, std::int64_t count) {
@@ -144,10 +238,20 @@ struct StateBlock {
 struct Record {
   TensorSpec spec;
   int storage = 0;
+  std::uint32_t identity = 0;  // what random bits are keyed by; stays with the tensor through checkpoints
   bool frozen = false;
   std::int64_t row = -1;             // in the plan in force, -1 when not part of it
-  std::shared_ptr<std::byte> block;  // keeps the states alive; null until prepared
+  std::shared_ptr<std::byte> block;  // keeps the states and `kept` alive; null until prepared
+  void* kept = nullptr;              // a master or remainder of the Optimizer's own
   void* state[kernels::kMaxSlots] = {};
+
+  const host::StorageTypes& types() const { return host::storages()[static_cast<std::size_t>(storage)]; }
+  std::int64_t count() const { return spec.parameter.count(); }
+  // Bytes of an element of `kept`, 0 where there is none.
+  std::int64_t kept_size() const {
+    if (has_copy(spec)) return 0;
+    return types().master == Master::float32 ? 4 : types().master == Master::remainder ? 2 : 0;
+  }
 };
 
 // For putting things back after a failure, where a second one can only be passed over.
@@ -221,8 +325,11 @@ struct Optimizer::Impl {
   std::vector<Gradient> gradients;                      // by id; a scan of them is a scan of contiguous memory
   std::vector<StateBlock> blocks;                       // one for each prepare() that allocated
   std::int64_t next_id = 0;
+  std::uint32_t next_identity = 0;
   std::int64_t state_bytes = 0;  // of all tensors
   bool prepared = true;
+  StepControl control;
+  bool measures = false;  // whether the control needs the norm
 
   Record& record(TensorId tensor) {
     const auto found = tensors.find(static_cast<std::int64_t>(tensor));
@@ -257,8 +364,9 @@ struct Optimizer::Impl {
     const auto candidate = std::prev(after);
     if (!buffer.overlaps({candidate->first, candidate->second})) return nullptr;
     for (const auto& [id, tensor] : tensors) {
-      if (tensor.spec.parameter.count() > 0 && buffer_of(tensor.spec.parameter).begin == candidate->first)
-        return &tensor;
+      if (tensor.count() == 0) continue;
+      if (buffer_of(tensor.spec.parameter).begin == candidate->first) return &tensor;
+      if (has_copy(tensor.spec) && buffer_of(tensor.spec.copy).begin == candidate->first) return &tensor;
     }
     return nullptr;
   }
@@ -286,6 +394,18 @@ struct Optimizer::Impl {
     }
   }
 
+  // A gradient that is set to zero when one tensor has used it is lost to another.
+  void check_zeroed_gradients(std::string_view tensor, std::int64_t own, bool zeroes, const Buffer& buffer) const {
+    for (const Gradient& gradient : gradients) {
+      if (gradient.id == own || !gradient.buffer.overlaps(buffer)) continue;
+      const Record& other = tensors.at(gradient.id);
+      if (!zeroes && !other.spec.zero_gradient) continue;
+      refuse(of_tensor(tensor) + "gradient: shares memory with the gradient of tensor " + in_quotes(other.spec.name) +
+             ", and zero_gradient of " + (zeroes ? "this" : "that") +
+             " tensor sets it to zero when it has been used; such a gradient may overlap no other");
+    }
+  }
+
   auto gradient_of(std::int64_t id) {
     return std::lower_bound(gradients.begin(), gradients.end(), id,
                             [](const Gradient& gradient, std::int64_t wanted) { return gradient.id < wanted; });
@@ -293,7 +413,13 @@ struct Optimizer::Impl {
 
   // What a checkpoint has to know.
   host::OptimizerView view(Stream stream) const {
-    host::OptimizerView all{.rule = rule, .groups = groups, .state_names = state_names, .tensors = {}};
+    host::OptimizerView all{.rule = rule,
+                            .groups = groups,
+                            .state_names = state_names,
+                            .tensors = {},
+                            .seed = control.seed,
+                            .has_loss_scale = control.loss_scale.has_value(),
+                            .report = backend->read_report(stream)};
     all.tensors.reserve(tensors.size());
     std::vector<std::int64_t> step_counts(static_cast<std::size_t>(next_id));
     backend->read_step_counts(0, step_counts, stream);
@@ -303,8 +429,11 @@ struct Optimizer::Impl {
       seen.shape = tensor.spec.shape;
       seen.count = tensor.spec.parameter.count();
       seen.parameter_type = tensor.spec.parameter.type();
-      seen.state_type = host::state_type(tensor.storage);
+      seen.state_type = tensor.types().state;
+      seen.master = tensor.kept_size() > 0 || !has_copy(tensor.spec) ? tensor.types().master : Master::none;
+      seen.identity = tensor.identity;
       seen.parameter = tensor.spec.parameter.data();
+      seen.kept = tensor.kept;
       std::copy(std::begin(tensor.state), std::end(tensor.state), std::begin(seen.state));
       seen.step_count = step_counts[static_cast<std::size_t>(id)];
       seen.group = static_cast<std::int32_t>(tensor.spec.group);
@@ -315,17 +444,21 @@ struct Optimizer::Impl {
 
   int slots() const { return static_cast<int>(state_names.size()); }
 
-  // Room for one state of a tensor.
-  std::int64_t slot_bytes(const Record& tensor) const {
-    const std::int64_t bytes =
-        aligned_bytes(tensor.spec.parameter.count() * size_in_bytes(host::state_type(tensor.storage)));
-    return bytes >= kStaggeredFrom ? bytes + static_cast<std::int64_t>(kPage) : bytes;
+  static std::int64_t room_for(std::int64_t bytes) {
+    const std::int64_t aligned = aligned_bytes(bytes);
+    return aligned >= kStaggeredFrom ? aligned + static_cast<std::int64_t>(kPage) : aligned;
   }
+  // Room for one state of a tensor, for what is kept beside its parameter, and for all of it.
+  static std::int64_t slot_bytes(const Record& tensor) {
+    return room_for(tensor.count() * size_in_bytes(tensor.types().state));
+  }
+  static std::int64_t kept_bytes(const Record& tensor) { return room_for(tensor.count() * tensor.kept_size()); }
+  std::int64_t bytes_of(const Record& tensor) const { return kept_bytes(tensor) + slots() * slot_bytes(tensor); }
 
-  // Where in that room the state begins.
-  std::byte* place_slot(const Record& tensor, int slot, std::byte* room) const {
-    if (slot_bytes(tensor) < kStaggeredFrom) return room;
-    return room + (page_offset(slot) - reinterpret_cast<std::uintptr_t>(room)) % kPage;
+  // Where in a room of so many bytes an array begins that large arrays of its kind begin at that offset in a page.
+  static std::byte* place(std::byte* room, std::int64_t bytes, std::uintptr_t offset) {
+    if (bytes < kStaggeredFrom) return room;
+    return room + (offset - reinterpret_cast<std::uintptr_t>(room)) % kPage;
   }
 
   void check_memory(std::string_view tensor, std::string_view field, const ConstArray& array) const {
@@ -345,7 +478,23 @@ struct Optimizer::Impl {
   void prepare_in(Stream stream, const char* what) {
     if (prepared) return;
     backend->check_not_capturing(stream, what);
-    prepare();
+    prepare(stream);
+  }
+
+  kernels::TensorRow row_of(std::int64_t id, const Record& tensor) const {
+    kernels::TensorRow row{};
+    const bool copies = has_copy(tensor.spec);
+    row.parameter = copies ? tensor.spec.copy.data() : tensor.spec.parameter.data();
+    row.kept = copies ? tensor.spec.parameter.data() : tensor.kept;
+    row.gradient = tensor.spec.gradient.data();
+    std::copy(std::begin(tensor.state), std::end(tensor.state), std::begin(row.state));
+    row.count = tensor.count();
+    row.slot = id;
+    row.group = static_cast<std::int32_t>(tensor.spec.group);
+    row.storage = tensor.storage;
+    row.identity = tensor.identity;
+    row.zero_gradient = tensor.spec.zero_gradient ? 1 : 0;
+    return row;
   }
 
   void set_options(GroupId group, const Method& options, Stream stream) {
@@ -355,13 +504,14 @@ struct Optimizer::Impl {
     groups[static_cast<std::size_t>(group)] = options;
   }
 
-  void prepare() {
+  // The stream is that in whose order the values of new parameters become their masters.
+  void prepare(Stream stream) {
     if (prepared) return;
     std::int64_t bytes = 0;
     std::vector<kernels::TensorRow> rows;
     rows.reserve(tensors.size());
     for (const auto& [id, tensor] : tensors) {
-      if (!tensor.block) bytes += slots() * slot_bytes(tensor);
+      if (!tensor.block) bytes += bytes_of(tensor);
     }
     std::shared_ptr<std::byte> block;
     if (bytes > 0) block = backend->allocate(bytes);
@@ -370,26 +520,25 @@ struct Optimizer::Impl {
     std::vector<Record*> placed;  // own their states, and can be asked for them, only when nothing can fail any more
     placed.reserve(tensors.size());
     for (auto& [id, tensor] : tensors) {
-      kernels::TensorRow row{};
-      row.parameter = tensor.spec.parameter.data();
-      row.gradient = tensor.spec.gradient.data();
-      row.count = tensor.spec.parameter.count();
-      row.slot = id;
-      row.group = static_cast<std::int32_t>(tensor.spec.group);
-      row.storage = tensor.storage;
-      if (!tensor.block && block && slot_bytes(tensor) > 0) {
+      if (!tensor.block && block && bytes_of(tensor) > 0) {
+        if (tensor.kept_size() > 0) tensor.kept = place(block.get() + offset, kept_bytes(tensor), kKeptPageOffset);
+        offset += kept_bytes(tensor);
         for (int slot = 0; slot < slots(); ++slot, offset += slot_bytes(tensor)) {
-          tensor.state[slot] = place_slot(tensor, slot, block.get() + offset);
+          tensor.state[slot] = place(block.get() + offset, slot_bytes(tensor), page_offset(slot));
+        }
+        if (tensor.kept_size() > 0) {
+          backend->make_master(tensor.storage, tensor.kept, tensor.spec.parameter.data(), tensor.count(), stream);
         }
         placed.push_back(&tensor);
       }
-      std::copy(std::begin(tensor.state), std::end(tensor.state), std::begin(row.state));
-      if (!tensor.frozen) rows.push_back(row);
+      if (!tensor.frozen) rows.push_back(row_of(id, tensor));
     }
     std::erase_if(blocks, [](const StateBlock& each) { return each.memory.expired(); });
     blocks.reserve(blocks.size() + 1);
     const std::int64_t small_tile = device.kind == Device::Kind::cuda ? kernels::kPackedTile : 0;
-    backend->set_plan(host::make_plan(std::move(rows), tuning.tile, small_tile));
+    kernels::StepPlan plan = host::make_plan(std::move(rows), tuning.tile, small_tile);
+    if (measures) plan.norm = host::make_norm_plan(plan.rows);
+    backend->set_plan(std::move(plan));
     if (block) {
       const auto begin = reinterpret_cast<std::uintptr_t>(block.get());
       blocks.push_back({{begin, begin + static_cast<std::uintptr_t>(bytes)}, block});
@@ -461,7 +610,18 @@ TensorId Optimizer::add(TensorSpec spec) {
   if (spec.name.empty()) refuse("a tensor needs a name: errors and checkpoints use it");
   if (self.names.contains(spec.name)) refuse(of_tensor(spec.name) + "name: there is a tensor of that name already");
   check_array(spec.name, "parameter", spec.parameter);
-  check_gradient(spec.name, spec.parameter, spec.gradient);
+  check_gradient(spec.name, spec, spec.gradient);
+  if (has_copy(spec)) {
+    check_array(spec.name, "copy", spec.copy);
+    if (spec.copy.count() != spec.parameter.count()) {
+      refuse(of_tensor(spec.name) + "copy: count " + to_text(spec.copy.count()) + " differs from the parameter's " +
+             to_text(spec.parameter.count()));
+    }
+  }
+  if (spec.state_type && *spec.state_type > DataType::float16) {
+    refuse(of_tensor(spec.name) + "state_type: unknown data type " + to_text(static_cast<int>(*spec.state_type)));
+  }
+  const host::StorageTypes types = types_of(spec, spec.gradient.type());
   self.check_group(spec.group, of_tensor(spec.name) + "group: ");
   check_shape(spec.name, spec.shape, spec.parameter.count());
   const Buffer parameter = buffer_of(spec.parameter);
@@ -469,17 +629,29 @@ TensorId Optimizer::add(TensorSpec spec) {
   if (parameter.overlaps(gradient)) {
     refuse(of_tensor(spec.name) + "gradient: shares memory with the tensor's own parameter");
   }
+  const Buffer copy = buffer_of(spec.copy);
+  if (copy.overlaps(parameter) || copy.overlaps(gradient)) {
+    refuse(of_tensor(spec.name) + "copy: shares memory with the tensor's own parameter or gradient");
+  }
   self.check_overlap(spec.name, "parameter", parameter);
   self.check_overlap(spec.name, "gradient", gradient);
+  self.check_overlap(spec.name, "copy", copy);
   self.check_gradients_against(spec.name, parameter);
+  self.check_gradients_against(spec.name, copy);
+  self.check_zeroed_gradients(spec.name, -1, spec.zero_gradient, gradient);
   self.check_memory(spec.name, "parameter", spec.parameter);
   self.check_memory(spec.name, "gradient", spec.gradient);
+  self.check_memory(spec.name, "copy", spec.copy);
 
   const std::int64_t room = std::numeric_limits<std::int64_t>::max() - self.state_bytes;
-  const std::int64_t most = room / (8 * (self.slots() + 1)) - static_cast<std::int64_t>(2 * kPage);
+  const std::int64_t most = room / (8 * (self.slots() + 2)) - static_cast<std::int64_t>(2 * kPage);
   if (spec.parameter.count() > most) {
     refuse(of_tensor(spec.name) + "parameter: the states of count " + to_text(spec.parameter.count()) +
            " do not fit the address space; allowed: 0 to " + to_text(most));
+  }
+
+  if (self.next_identity == std::numeric_limits<std::uint32_t>::max()) {
+    refuse("2^32 - 1 tensors have been added to this optimizer; make another");
   }
 
   // Everything that allocates comes before the first change; merging maps moves nodes and cannot fail.
@@ -487,9 +659,11 @@ TensorId Optimizer::add(TensorSpec spec) {
   self.backend->reserve(id + 1, static_cast<std::int64_t>(self.groups.size()));
   decltype(self.names) name{{spec.name, id}};
   decltype(self.parameters) range;
-  if (parameter.begin != parameter.end) range.emplace(parameter.begin, parameter.end);
+  if (!parameter.empty()) range.emplace(parameter.begin, parameter.end);
+  if (!copy.empty()) range.emplace(copy.begin, copy.end);
   Record record;
-  record.storage = *host::find_storage(spec.parameter.type(), spec.gradient.type());
+  record.storage = *host::find_storage(types);
+  record.identity = self.next_identity;
   record.spec = std::move(spec);
   decltype(self.tensors) tensor;
   tensor.emplace(id, std::move(record));
@@ -501,7 +675,8 @@ TensorId Optimizer::add(TensorSpec spec) {
   self.parameters.merge(range);
   self.tensors.merge(tensor);
   ++self.next_id;
-  self.state_bytes += self.slots() * self.slot_bytes(self.tensors.at(id));
+  ++self.next_identity;
+  self.state_bytes += self.bytes_of(self.tensors.at(id));
   self.prepared = false;
   return TensorId{id};
 }
@@ -509,8 +684,11 @@ TensorId Optimizer::add(TensorSpec spec) {
 void Optimizer::remove(TensorId tensor) {
   const Record& record = impl_->record(tensor);
   impl_->names.erase(impl_->names.find(record.spec.name));
-  if (record.spec.parameter.count() > 0) impl_->parameters.erase(buffer_of(record.spec.parameter).begin);
-  impl_->state_bytes -= impl_->slots() * impl_->slot_bytes(record);
+  if (record.count() > 0) {
+    impl_->parameters.erase(buffer_of(record.spec.parameter).begin);
+    if (has_copy(record.spec)) impl_->parameters.erase(buffer_of(record.spec.copy).begin);
+  }
+  impl_->state_bytes -= impl_->bytes_of(record);
   impl_->gradients.erase(impl_->gradient_of(static_cast<std::int64_t>(tensor)));
   impl_->tensors.erase(static_cast<std::int64_t>(tensor));
   impl_->prepared = false;
@@ -554,8 +732,14 @@ void Optimizer::set_group(TensorId tensor, GroupId group, Stream stream) {
 
 void Optimizer::set_gradient(TensorId tensor, ConstArray gradient, Stream stream) {
   Record& record = impl_->record(tensor);
-  check_gradient(record.spec.name, record.spec.parameter, gradient);
+  check_gradient(record.spec.name, record.spec, gradient);
+  if (gradient.type() != record.types().gradient) {
+    refuse(of_tensor(record.spec.name) + "gradient: it is " + std::string(name(gradient.type())) +
+           "; allowed: " + std::string(name(record.types().gradient)) + ", which it was added with");
+  }
   impl_->check_overlap(record.spec.name, "gradient", buffer_of(gradient));
+  impl_->check_zeroed_gradients(record.spec.name, static_cast<std::int64_t>(tensor), record.spec.zero_gradient,
+                                buffer_of(gradient));
   impl_->check_memory(record.spec.name, "gradient", gradient);
   impl_->backend->check_not_capturing(stream, "set_gradient");
   if (impl_->prepared && record.row >= 0) impl_->backend->set_gradient(record.row, gradient.data());
@@ -587,6 +771,37 @@ void Optimizer::set_option(GroupId group, std::string_view option, std::string_v
 void Optimizer::set_learning_rate(GroupId group, double learning_rate, Stream stream) {
   set_option(group, "learning_rate", learning_rate, stream);
 }
+
+void Optimizer::set_control(const StepControl& control, Stream stream) {
+  Impl& self = *impl_;
+  check_control(control);
+  const auto check_pointer = [&](const float* pointer, const char* field) {
+    const std::string why = self.backend->why_unusable(pointer, pointer == nullptr ? 0 : sizeof(float));
+    if (!why.empty()) refuse_control(field, name(self.device) + " cannot use the memory it points to: " + why);
+  };
+  check_pointer(control.gradient_scale_pointer, "gradient_scale_pointer");
+  check_pointer(control.found_non_finite, "found_non_finite");
+  const kernels::Control there = as_kernels_have_it(control);
+  const bool needs_plan = there.measures != 0 && !self.measures;
+  if (needs_plan) {
+    self.backend->check_not_capturing(stream,
+                                      "set_control: the norm of gradients is to be taken, which needs another plan");
+  }
+  if (control.loss_scale && !self.control.loss_scale) {
+    StepReport report = kernels::first_report();
+    report.loss_scale = static_cast<float>(control.loss_scale->initial);
+    self.backend->set_report(report, stream);
+  }
+  self.backend->set_control(there, stream);
+  self.control = control;
+  self.measures = there.measures != 0;
+  if (needs_plan) self.prepared = false;
+}
+
+const StepControl& Optimizer::control() const { return impl_->control; }
+StepReport Optimizer::report(Stream stream) const { return impl_->backend->read_report(stream); }
+const StepReport* Optimizer::device_report() const { return impl_->backend->report(); }
+const float* Optimizer::loss_scale() const { return &impl_->backend->report()->loss_scale; }
 
 void Optimizer::prepare(Stream stream) {
   impl_->prepare_in(stream, "prepare");
@@ -628,19 +843,23 @@ void Optimizer::set_step_count(TensorId tensor, std::int64_t count, Stream strea
 
 Array Optimizer::state(TensorId tensor, std::string_view name) {
   const Record& record = impl_->record(tensor);
+  const bool has_master = record.kept_size() > 0 && record.types().master == Master::float32;
+  if (has_master && name == host::kMasterName) {
+    impl_->prepare(nullptr);
+    return {record.kept, DataType::float32, record.count()};
+  }
   const auto found = std::find(impl_->state_names.begin(), impl_->state_names.end(), name);
   if (found == impl_->state_names.end()) {
     refuse(of_tensor(record.spec.name) + "no state is called " + in_quotes(name) + "; there are [" +
-           host::joined(impl_->state_names) + "]");
+           host::joined(impl_->state_names) + (has_master ? " master" : "") + "]");
   }
-  impl_->prepare();
-  return {record.state[found - impl_->state_names.begin()], host::state_type(record.storage),
-          record.spec.parameter.count()};
+  impl_->prepare(nullptr);
+  return {record.state[found - impl_->state_names.begin()], record.types().state, record.count()};
 }
 
 void Optimizer::save(const std::filesystem::path& path, SaveOptions what, Stream stream) {
   const host::FloatingPointGuard guard;  // for clearing new states and for numbers as text
-  impl_->prepare();
+  impl_->prepare(stream);
   host::save_checkpoint(path, impl_->view(stream), what, *impl_->backend, stream);
 }
 
@@ -652,7 +871,7 @@ void Optimizer::load(const std::filesystem::path& path, LoadOptions allowed, Str
   const host::LoadedCheckpoint file = host::read_checkpoint(path, view, allowed);
 
   // Everything that can fail comes before the first change.
-  self.prepare();
+  self.prepare(stream);
   std::vector<Method> groups = file.groups;
   if (groups.size() < self.groups.size()) {
     groups.insert(groups.end(), self.groups.begin() + static_cast<std::ptrdiff_t>(groups.size()), self.groups.end());
@@ -661,21 +880,28 @@ void Optimizer::load(const std::filesystem::path& path, LoadOptions allowed, Str
   records.reserve(self.tensors.size());
   for (auto& [id, tensor] : self.tensors) records.emplace_back(id, &tensor);
   self.backend->reserve(self.next_id, static_cast<std::int64_t>(groups.size()));
+  StepControl control = self.control;
+  control.seed = file.seed.value_or(control.seed);
+  std::vector<std::uint32_t> identities = host::identities_after(file, view);
 
   // A device may still fail: what is overwritten there is kept until all is done.
   Overwritten overwritten(*self.backend, self.device, stream);
   try {
     for (const host::LoadedTensor& loaded : file.tensors) {
-      const auto& [id, tensor] = records[loaded.index];
-      if (loaded.parameter != nullptr) {
-        overwritten.write(tensor->spec.parameter.data(), loaded.parameter->data);
+      const Record& tensor = *records[loaded.index].second;
+      if (loaded.parameter.is_there) {
+        overwritten.write(tensor.spec.parameter.data(), loaded.parameter.bytes());
+        if (has_copy(tensor.spec)) {
+          overwritten.write(tensor.spec.copy.data(),
+                            host::converted(loaded.parameter.bytes(), DataType::float32, tensor.spec.copy.type()));
+        }
       }
+      if (loaded.kept.is_there) overwritten.write(tensor.kept, loaded.kept.bytes());
       for (int slot = 0; slot < self.slots(); ++slot) {
-        const std::int64_t bytes = tensor->spec.parameter.count() * size_in_bytes(host::state_type(tensor->storage));
-        if (loaded.state[slot] != nullptr) {
-          overwritten.write(tensor->state[slot], loaded.state[slot]->data);
+        if (loaded.state[slot].is_there) {
+          overwritten.write(tensor.state[slot], loaded.state[slot].bytes());
         } else {
-          overwritten.zero(tensor->state[slot], bytes);
+          overwritten.zero(tensor.state[slot], tensor.count() * size_in_bytes(tensor.types().state));
         }
       }
     }
@@ -685,6 +911,8 @@ void Optimizer::load(const std::filesystem::path& path, LoadOptions allowed, Str
     for (const host::LoadedTensor& loaded : file.tensors) {
       self.backend->set_step_count(records[loaded.index].first, loaded.step_count, stream);
     }
+    self.backend->set_control(as_kernels_have_it(control), stream);
+    if (file.report) self.backend->set_report(*file.report, stream);
   } catch (...) {
     overwritten.put_back();
     for (std::size_t i = 0; i < std::min(file.groups.size(), self.groups.size()); ++i) {
@@ -695,10 +923,19 @@ void Optimizer::load(const std::filesystem::path& path, LoadOptions allowed, Str
         self.backend->set_step_count(records[loaded.index].first, view.tensors[loaded.index].step_count, stream);
       });
     }
+    without_failing([&] { self.backend->set_control(as_kernels_have_it(self.control), stream); });
+    without_failing([&] { self.backend->set_report(view.report, stream); });
     throw;
   }
 
   self.groups = std::move(groups);
+  self.control.seed = control.seed;
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    Record& tensor = *records[i].second;
+    self.prepared = self.prepared && tensor.identity == identities[i];
+    tensor.identity = identities[i];
+    self.next_identity = std::max(self.next_identity, identities[i] + 1);
+  }
   for (const host::LoadedTensor& loaded : file.tensors) {
     Record* const tensor = records[loaded.index].second;
     if (file.groups.empty()) continue;

@@ -5,44 +5,136 @@
 #include <string>
 #include <utility>
 
+#include "adamant/tuning.hpp"
 #include "host/text.hpp"
 #include "kernels/storage.hpp"
 
 namespace adamant::host {
 namespace {
 
-struct StorageTypes {
-  DataType parameter;
-  DataType gradient;
-  DataType state;
-};
-
 template <typename... Storages>
 constexpr auto types_of(TypeList<Storages...> /*tag*/) {
   return std::array{StorageTypes{detail::kDataType<typename Storages::Parameter>,
                                  detail::kDataType<typename Storages::Gradient>,
-                                 detail::kDataType<typename Storages::State>}...};
+                                 detail::kDataType<typename Storages::State>, Storages::Master::kMaster}...};
 }
 
 constexpr auto kTypes = types_of(kernels::Storages{});
 
-}  // namespace
-
-std::optional<int> find_storage(DataType parameter, DataType gradient) {
-  for (std::size_t i = 0; i < kTypes.size(); ++i) {
-    if (kTypes.at(i).parameter == parameter && kTypes.at(i).gradient == gradient) return static_cast<int>(i);
-  }
-  return std::nullopt;
+template <typename... Types>
+constexpr std::int32_t gradient_type(DataType type, TypeList<Types...> /*tag*/) {
+  std::int32_t index = 0;
+  bool found = false;
+  ((found = found || detail::kDataType<Types> == type, index += found ? 0 : 1), ...);
+  return index;
 }
 
-DataType state_type(int storage) { return kTypes.at(static_cast<std::size_t>(storage)).state; }
+// Makes the nodes of a NormPlan and numbers its values.
+class NormTree {
+ public:
+  explicit NormTree(std::int64_t tensors) : next_value_(tensors) { root_ = next_value_++; }
+
+  // Adds the values from `begin` on up to one at `value`; returns the node that adds the first of them, and the next
+  // kChunk have the next node.
+  std::int64_t add_up(std::int64_t begin, std::int64_t count, std::int64_t value, std::int64_t parent) {
+    const std::int64_t groups = (count + kChunk - 1) / kChunk;
+    const auto first = static_cast<std::int64_t>(nodes.size());
+    if (groups <= 1) {
+      nodes.push_back({begin, count, value, parent});
+      return first;
+    }
+    const std::int64_t sums = reserve_values(groups);
+    nodes.resize(nodes.size() + static_cast<std::size_t>(groups));
+    const std::int64_t above = add_up(sums, groups, value, parent);
+    for (std::int64_t i = 0; i < groups; ++i) {
+      nodes[static_cast<std::size_t>(first + i)] = {begin + i * kChunk, std::min(kChunk, count - i * kChunk), sums + i,
+                                                    above + i / kChunk};
+    }
+    return first;
+  }
+
+  std::int64_t reserve_values(std::int64_t count) { return std::exchange(next_value_, next_value_ + count); }
+  std::int64_t root() const { return root_; }
+  std::int64_t values() const { return next_value_; }
+
+  std::vector<kernels::NormNode> nodes;
+
+ private:
+  std::int64_t next_value_;
+  std::int64_t root_;
+};
+
+}  // namespace
+
+std::span<const StorageTypes> storages() { return kTypes; }
+
+std::optional<int> find_storage(const StorageTypes& types) {
+  const auto* const found = std::find(kTypes.begin(), kTypes.end(), types);
+  if (found == kTypes.end()) return std::nullopt;
+  return static_cast<int>(found - kTypes.begin());
+}
+
+std::string to_text(const StorageTypes& types) {
+  std::string text = std::string(name(types.parameter)) + " with " + std::string(name(types.gradient)) +
+                     " gradients and " + std::string(name(types.state)) + " states";
+  switch (types.master) {
+    case Master::float32: return text + " and a float32 master";
+    case Master::remainder: return text + " and a remainder";
+    case Master::stochastic: return text + " and stochastic rounding";
+    default: return text;
+  }
+}
+
+std::string short_name(const StorageTypes& types) {
+  const auto of = [](DataType type) { return std::string(name(type)); };
+  return of(types.parameter) + "/" + of(types.gradient) + "/" + of(types.state) +
+         (types.master == Master::none ? "" : "/" + std::string(name(types.master)));
+}
 
 std::string supported_storages() {
-  std::array<std::string, kTypes.size()> texts;
-  std::transform(kTypes.begin(), kTypes.end(), texts.begin(), [](const StorageTypes& types) {
-    return std::string(name(types.parameter)) + " with " + std::string(name(types.gradient)) + " gradients";
-  });
-  return joined(texts);
+  std::string all;
+  for (const StorageTypes& types : kTypes) all += (all.empty() ? "" : "; ") + to_text(types);
+  return all;
+}
+
+kernels::NormPlan make_norm_plan(std::span<const kernels::TensorRow> rows) {
+  kernels::NormPlan plan;
+  NormTree tree(static_cast<std::int64_t>(rows.size()));
+  // A node stands behind those that it adds: those of tensors come first, and the sums of all tensors last.
+  std::vector<std::int64_t> first_node(rows.size(), -1);  // of tensors with more than one chunk
+  std::vector<std::int64_t> first_value(rows.size());
+  for (std::size_t row = 0; row < rows.size(); ++row) {
+    const auto own = static_cast<std::int64_t>(row);
+    const std::int64_t chunks = (rows[row].count + kChunk - 1) / kChunk;
+    first_value[row] = own;
+    if (chunks <= 1) continue;
+    first_value[row] = tree.reserve_values(chunks);
+    first_node[row] = tree.add_up(first_value[row], chunks, own, 0);
+  }
+  const std::int64_t last = tree.add_up(0, static_cast<std::int64_t>(rows.size()), tree.root(), -1);
+  for (kernels::NormNode& node : tree.nodes) {
+    // What adds up a tensor hands on to what adds up tensors.
+    if (node.value < static_cast<std::int64_t>(rows.size())) node.parent = last + node.value / kChunk;
+  }
+  for (std::int32_t type = 0; type < static_cast<std::int32_t>(kernels::GradientTypes::kSize); ++type) {
+    const auto begin = static_cast<std::int64_t>(plan.leaves.size());
+    for (std::size_t row = 0; row < rows.size(); ++row) {
+      const StorageTypes& types = kTypes.at(static_cast<std::size_t>(rows[row].storage));
+      if (gradient_type(types.gradient, kernels::GradientTypes{}) != type) continue;
+      const auto own = static_cast<std::int64_t>(row);
+      std::int64_t chunk = 0;
+      do {  // an empty tensor, too, has a leaf: its sum is zero
+        plan.leaves.push_back({chunk * kChunk, own, first_value[row] + chunk,
+                               first_node[row] < 0 ? last + own / kChunk : first_node[row] + chunk / kChunk});
+        ++chunk;
+      } while (chunk * kChunk < rows[row].count);
+    }
+    const auto end = static_cast<std::int64_t>(plan.leaves.size());
+    if (end > begin) plan.ranges.push_back({type, begin, end});
+  }
+  plan.nodes = std::move(tree.nodes);
+  plan.values = tree.values();
+  return plan;
 }
 
 kernels::StepPlan make_plan(std::vector<kernels::TensorRow> rows, std::int64_t tile_size, std::int64_t small_tile) {

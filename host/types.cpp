@@ -7,9 +7,33 @@
 
 namespace adamant {
 
-std::string_view name(DataType type) { return type == DataType::float32 ? "float32" : "float64"; }
+std::string_view name(DataType type) {
+  switch (type) {
+    case DataType::float64: return "float64";
+    case DataType::bfloat16: return "bfloat16";
+    case DataType::float16: return "float16";
+    default: return "float32";
+  }
+}
 
-std::int64_t size_in_bytes(DataType type) { return type == DataType::float32 ? 4 : 8; }
+std::int64_t size_in_bytes(DataType type) {
+  switch (type) {
+    case DataType::float64: return 8;
+    case DataType::bfloat16:
+    case DataType::float16: return 2;
+    default: return 4;
+  }
+}
+
+std::string_view name(Master master) {
+  switch (master) {
+    case Master::none: return "none";
+    case Master::float32: return "float32";
+    case Master::remainder: return "remainder";
+    case Master::stochastic: return "stochastic";
+    default: return "automatic";
+  }
+}
 
 std::string name(Device device) {
   return device.kind == Device::Kind::cpu ? "cpu" : "cuda:" + host::to_text(device.index);

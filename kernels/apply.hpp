@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "adamant/rule.hpp"
+#include "kernels/step_control.hpp"
 
 namespace adamant::kernels {
 
@@ -24,11 +25,27 @@ ADAMANT_HOST_DEVICE double gradient_scale(const Options& options) {
   return options.maximize ? -1.0 : 1.0;
 }
 
+// What one step does to every gradient of a tensor.
+template <typename Real>
+struct Conditions {
+  Real gradient_factor;  // sign, scale and clipping by norm
+  Real clip_value;       // infinity where none was asked for
+
+  template <typename Options>
+  ADAMANT_HOST_DEVICE static Conditions of(const Decision& decision, const Options& options) {
+    return {static_cast<Real>(decision.gradient_factor * gradient_scale(options)),
+            static_cast<Real>(decision.clip_value)};
+  }
+};
+
 template <typename Rule, typename Real>
 ADAMANT_HOST_DEVICE Element<Real, Rule::kSlots> apply(const typename Rule::template Step<Real>& step,
-                                                      Real gradient_scale, Element<Real, Rule::kSlots> element,
-                                                      Real gradient) {
-  element = step(element, gradient * gradient_scale);
+                                                      const Conditions<Real>& conditions,
+                                                      Element<Real, Rule::kSlots> element, Real gradient) {
+  Real g = gradient * conditions.gradient_factor;
+  g = g > conditions.clip_value ? conditions.clip_value : g;
+  g = g < -conditions.clip_value ? -conditions.clip_value : g;
+  element = step(element, g);
   element.parameter = canonical(element.parameter);
   for (int slot = 0; slot < Rule::kSlots; ++slot) element.state[slot] = canonical(element.state[slot]);
   return element;

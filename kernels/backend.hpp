@@ -11,6 +11,7 @@
 #include "adamant/allocator.hpp"
 #include "adamant/rules.hpp"
 #include "adamant/types.hpp"
+#include "kernels/step_control.hpp"
 #include "kernels/step_plan.hpp"
 
 namespace adamant::kernels {
@@ -48,6 +49,19 @@ class Backend {
   virtual void set_step_count(std::int64_t slot, std::int64_t count, Stream stream) = 0;
   // Reads the counts of the slots from `first` on. Waits for what comes before it in the stream.
   virtual void read_step_counts(std::int64_t first, std::span<std::int64_t> counts, Stream stream) const = 0;
+
+  // What steps do to gradients from here on. The norm is taken only where the plan has what that needs.
+  virtual void set_control(const Control& control, Stream stream) = 0;
+
+  // What became of the steps; device memory, for as long as the backend lives.
+  virtual const StepReport* report() const = 0;
+  virtual void set_report(const StepReport& report, Stream stream) = 0;
+  // Waits for what comes before it in the stream.
+  virtual StepReport read_report(Stream stream) const = 0;
+
+  // Gives a tensor of that storage the master that its parameter's value makes, where it has one of its own.
+  virtual void make_master(std::int32_t storage, void* kept, const void* parameter, std::int64_t count,
+                           Stream stream) = 0;
 
   // One step of the plan.
   virtual void step(Stream stream) = 0;

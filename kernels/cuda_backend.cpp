@@ -124,10 +124,16 @@ std::string gigabytes(std::int64_t bytes) {
   return text.data();
 }
 
+template <typename Type>
+std::string type_name() {
+  return std::string(name(adamant::detail::kDataType<Type>));
+}
+
 template <typename... List>
 std::string storage_name(std::int32_t storage, TypeList<List...> /*storages*/) {
-  const std::array names{std::string(name(adamant::detail::kDataType<typename List::Parameter>)) + " with " +
-                         std::string(name(adamant::detail::kDataType<typename List::Gradient>)) + " gradients" ...};
+  const std::array names{type_name<typename List::Parameter>() + " with " + type_name<typename List::Gradient>() +
+                         " gradients, " + type_name<typename List::State>() + " states and master " +
+                         std::string(name(List::Master::kMaster))...};
   return names.at(static_cast<std::size_t>(storage));
 }
 std::string storage_name(std::int32_t storage) { return storage_name(storage, Storages{}); }
@@ -359,9 +365,10 @@ class CudaBackend final : public Backend {
   }
 
   void reserve(std::int64_t slots, std::int64_t groups) override {
-    if (slots <= step_counts_.size() && groups <= options_.size()) return;
+    if (slots <= step_counts_.size() && groups <= options_.size() && common_ != nullptr) return;
     const OnDevice on(index_);
     check_nothing_left_behind("making room for tensors and groups");
+    if (common_ == nullptr) make_common();
     step_counts_.reserve(slots, *memory_, "room for step counts");
     options_.reserve(groups, *memory_, "room for the options of groups");
   }
@@ -370,29 +377,38 @@ class CudaBackend final : public Backend {
     const OnDevice on(index_);
     check_nothing_left_behind("building the plan");
     const CaptureElsewhere allowed;
+    for (const TileRange& range : plan.ranges) ADAMANT_CUDA(load_kernels(rule_, range), "loading the update");
+    for (const NormRange& range : plan.norm.ranges) ADAMANT_CUDA(load_kernels(range), "loading the norm");
     const auto row_count = static_cast<std::int64_t>(plan.rows.size());
     const auto tile_count = static_cast<std::int64_t>(plan.tiles.size());
     std::vector<DeviceRow> rows;
     rows.reserve(plan.rows.size());
-    std::vector<const void*> gradients;
+    std::vector<void*> gradients;
     gradients.reserve(plan.rows.size());
     for (const TensorRow& row : plan.rows) {
       DeviceRow there{};
       there.parameter = row.parameter;
+      there.kept = row.kept;
       std::copy(std::begin(row.state), std::end(row.state), std::begin(there.state));
       there.count = row.count;
       there.step_count = step_counts_.at(row.slot);
       there.options = options_.at(row.group);
       there.storage = row.storage;
+      there.identity = row.identity;
+      there.zero_gradient = row.zero_gradient;
       rows.push_back(there);
-      gradients.push_back(row.gradient);
+      gradients.push_back(const_cast<void*>(row.gradient));  // written only where it was given to be
     }
 
     const std::int64_t rows_at = 0;
     const std::int64_t gradients_at = rows_at + bytes_of<DeviceRow>(row_count);
-    const std::int64_t tiles_at = gradients_at + bytes_of<const void*>(row_count);
+    const std::int64_t tiles_at = gradients_at + bytes_of<void*>(row_count);
     const std::int64_t scalars_at = tiles_at + bytes_of<Tile>(tile_count);
-    const std::int64_t bytes = scalars_at + bytes_of<RowScalars>(row_count);
+    const std::int64_t leaves_at = scalars_at + bytes_of<RowScalars>(row_count);
+    const std::int64_t nodes_at = leaves_at + bytes_of<NormLeaf>(std::ssize(plan.norm.leaves));
+    const std::int64_t values_at = nodes_at + bytes_of<NormNode>(std::ssize(plan.norm.nodes));
+    const std::int64_t arrived_at = values_at + bytes_of<double>(plan.norm.values);
+    const std::int64_t bytes = arrived_at + bytes_of<unsigned>(std::ssize(plan.norm.nodes));
     std::shared_ptr<std::byte> tables = memory_->allocate(bytes, "the tables of tensors and tiles");
     Copies copies(memory_->stream());
     const auto upload = [&](std::int64_t at, std::span<const std::byte> from) {
@@ -401,9 +417,11 @@ class CudaBackend final : public Backend {
     upload(rows_at, std::as_bytes(std::span(rows)));
     upload(gradients_at, std::as_bytes(std::span(gradients)));
     upload(tiles_at, std::as_bytes(std::span(plan.tiles)));
+    upload(leaves_at, std::as_bytes(std::span(plan.norm.leaves)));
+    upload(nodes_at, std::as_bytes(std::span(plan.norm.nodes)));
     copies.wait("building the plan");
     if (!staging_) staging_.emplace();
-    staging_->reserve(bytes_of<const void*>(row_count));
+    staging_->reserve(bytes_of<void*>(row_count));
     retired_.reserve(retired_.size() + 1);
 
     // A graph that was captured with the former tables may be replayed as long as this object lives.
@@ -411,19 +429,32 @@ class CudaBackend final : public Backend {
     captured_ = false;
     std::byte* const at = tables.get();
     device_ = {.rows = reinterpret_cast<const DeviceRow*>(at + rows_at),
-               .gradients = reinterpret_cast<const void* const*>(at + gradients_at),
+               .gradients = reinterpret_cast<void* const*>(at + gradients_at),
                .tiles = reinterpret_cast<const Tile*>(at + tiles_at),
                .scalars = reinterpret_cast<RowScalars*>(at + scalars_at),
+               .control = &common()->control,
+               .measured = &common()->measured,
+               .report = &common()->report,
+               .next_report = &common()->next_report,
                .row_count = row_count,
                .tile_size = plan.tile_size};
+    norm_ = {.leaves = reinterpret_cast<const NormLeaf*>(at + leaves_at),
+             .nodes = reinterpret_cast<const NormNode*>(at + nodes_at),
+             .values = reinterpret_cast<double*>(at + values_at),
+             .arrived = reinterpret_cast<unsigned*>(at + arrived_at),
+             .non_finite = &common()->non_finite,
+             .measured = &common()->measured};
+    norm_nodes_ = std::ssize(plan.norm.nodes);
+    norm_interrupted_ = false;
     tables_ = std::move(tables);
     ranges_ = std::move(plan.ranges);
+    norm_ranges_ = std::move(plan.norm.ranges);
     gradients_ = std::move(gradients);
     changed_ = {};
   }
 
   void set_gradient(std::int64_t row, const void* gradient) override {
-    gradients_[static_cast<std::size_t>(row)] = gradient;
+    gradients_[static_cast<std::size_t>(row)] = const_cast<void*>(gradient);
     changed_.include(row);
   }
 
@@ -467,6 +498,44 @@ class CudaBackend final : public Backend {
     copies.wait("reading step counts");
   }
 
+  void set_control(const Control& control, Stream stream) override {
+    const OnDevice on(index_);
+    check_nothing_left_behind("setting what steps do to gradients");
+    const bool captured = is_capturing(stream);
+    ADAMANT_CUDA(launch_store(&common()->control, control, stream), "setting what steps do to gradients");
+    used(stream, captured);
+    measures_ = control.measures != 0;
+  }
+
+  const StepReport* report() const override { return &common()->report; }
+
+  void set_report(const StepReport& report, Stream stream) override {
+    const OnDevice on(index_);
+    check_nothing_left_behind("setting the report of steps");
+    const bool captured = is_capturing(stream);
+    ADAMANT_CUDA(launch_store(&common()->report, report, stream), "setting the report of steps");
+    used(stream, captured);
+  }
+
+  StepReport read_report(Stream stream) const override {
+    check_not_capturing(stream, "reading the report of steps");
+    const OnDevice on(index_);
+    check_nothing_left_behind("reading the report of steps");
+    StepReport report{};
+    Copies copies(stream);
+    copies.add(&report, &common()->report, sizeof report, cudaMemcpyDeviceToHost, "reading the report of steps");
+    copies.wait("reading the report of steps");
+    return report;
+  }
+
+  void make_master(std::int32_t storage, void* kept, const void* parameter, std::int64_t count,
+                   Stream stream) override {
+    const OnDevice on(index_);
+    check_nothing_left_behind("making a master");
+    ADAMANT_CUDA(launch_make_master(storage, kept, parameter, count, stream), "making a master");
+    memory_->used_by(stream);
+  }
+
   void step(Stream stream) override {
     if (device_.row_count == 0) return;
     const NvtxRange range("step");
@@ -482,15 +551,17 @@ class CudaBackend final : public Backend {
       }
       bring_gradients(stream);
     }
+    if (measures_) measure(stream, captured);
     {
       const NvtxRange launch("scalars");
       ADAMANT_CUDA(launch_scalars(rule_, device_, stream), "launching the scalars of a step; no tensor was stepped");
     }
     for (const TileRange& tiles : ranges_) {
       const NvtxRange launch("update");
-      // Only the first follows the scalars.
-      const bool early = begins_early_ && &tiles == ranges_.data();
-      const cudaError_t error = launch_update(rule_, tiles, device_, threads_, early, stream);
+      const UpdateLaunch how{.threads = threads_,
+                             .begins_early = begins_early_ && &tiles == &ranges_.front(),  // which follows the scalars
+                             .commits_report = &tiles == &ranges_.back()};
+      const cudaError_t error = launch_update(rule_, tiles, device_, how, stream);
       if (error == cudaSuccess) continue;
       used(stream, captured);
       fail(error, "launch_update", which_were_stepped(tiles));
@@ -577,10 +648,49 @@ class CudaBackend final : public Backend {
            (stepped.empty() ? "no tensor was stepped" : "stepped were those of " + stepped + ", and no others");
   }
 
+  // What setters and steps write, beside what belongs to tensors and groups.
+  struct Common {
+    Control control;
+    StepReport report;
+    StepReport next_report;
+    Measured measured;
+    std::int32_t non_finite;
+  };
+  Common* common() const { return reinterpret_cast<Common*>(common_.get()); }
+
+  void make_common() {
+    Common first{};
+    first.control = plain_control();
+    first.report = first_report();
+    std::shared_ptr<std::byte> memory = memory_->allocate(sizeof(Common), "room for what steps do to gradients");
+    Copies copies(memory_->stream());
+    copies.add(memory.get(), &first, sizeof first, cudaMemcpyHostToDevice, "setting what steps do to gradients");
+    copies.wait("setting what steps do to gradients");
+    common_ = std::move(memory);
+  }
+
+  void measure(Stream stream, bool captured) {
+    // Where an earlier step could not launch all of its norm kernels, nodes still wait for what will not come.
+    if (norm_interrupted_) {
+      ADAMANT_CUDA(cudaMemsetAsync(norm_.arrived, 0, static_cast<std::size_t>(norm_nodes_) * sizeof(unsigned), stream),
+                   "beginning the norm anew");
+      ADAMANT_CUDA(cudaMemsetAsync(norm_.non_finite, 0, sizeof(std::int32_t), stream), "beginning the norm anew");
+    }
+    norm_interrupted_ = true;
+    for (const NormRange& range : norm_ranges_) {
+      const NvtxRange launch("norm");
+      const cudaError_t error = launch_norm(range, device_, norm_, stream);
+      if (error == cudaSuccess) continue;
+      used(stream, captured);
+      fail(error, "launch_norm", "launching the norm of gradients; no tensor was stepped");
+    }
+    norm_interrupted_ = false;
+  }
+
   void bring_gradients(Stream stream) {
     const NvtxRange range("refresh");
     const auto first = static_cast<std::size_t>(changed_.begin);
-    staging_->copy(const_cast<const void**>(device_.gradients) + first, gradients_.data() + first,
+    staging_->copy(const_cast<void**>(device_.gradients) + first, gradients_.data() + first,
                    (changed_.end - changed_.begin) * static_cast<std::int64_t>(sizeof(void*)), stream);
     changed_ = {};
   }
@@ -601,12 +711,18 @@ class CudaBackend final : public Backend {
   std::shared_ptr<Memory> memory_;
   Chunks<std::int64_t, kStepCountsPerChunk> step_counts_;  // by slot
   Chunks<OptionBytes, kOptionsPerChunk> options_;          // by group
+  std::shared_ptr<std::byte> common_;
   std::shared_ptr<std::byte> tables_;
   std::vector<std::shared_ptr<std::byte>> retired_;  // tables that captured graphs use
   DeviceTables device_{};                            // where they are in it
   std::vector<TileRange> ranges_;
-  std::vector<const void*> gradients_;  // by row, as the next step shall find them
-  Changed changed_;                     // of those, what the device does not know yet
+  NormTables norm_{};
+  std::vector<NormRange> norm_ranges_;
+  std::int64_t norm_nodes_ = 0;
+  bool norm_interrupted_ = false;
+  bool measures_ = false;
+  std::vector<void*> gradients_;  // by row, as the next step shall find them
+  Changed changed_;               // of those, what the device does not know yet
   std::optional<Staging> staging_;
   bool captured_ = false;  // since the plan was set
 };

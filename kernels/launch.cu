@@ -4,41 +4,65 @@
 #include <cstring>
 
 #include "kernels/apply.hpp"
+#include "kernels/dependent_launch.cuh"
+#include "kernels/norm.cuh"
 #include "kernels/storage.hpp"
 #include "kernels/tuning.hpp"
-#include "kernels/update.cuh"
+#include "kernels/update_kernels.hpp"
 
 namespace adamant::kernels {
 namespace {
 
 template <typename Rule, typename Real>
-__device__ void write_scalars(const typename Rule::Options& options, std::int64_t t, RowScalars& scalars) {
+__device__ void write_scalars(const typename Rule::Options& options, std::int64_t t, const Decision& decision,
+                              RowScalars& scalars) {
   using Step = typename Rule::template Step<Real>;
   static_assert(sizeof(Step) <= kScalarBytes && alignof(Step) <= alignof(Scalars));
+  static_assert(sizeof(Conditions<Real>) <= sizeof(scalars.conditions));
   const Step step = Step::at_step(options, t);
   *reinterpret_cast<Step*>(scalars.step.bytes) = step;
-  *reinterpret_cast<Real*>(scalars.gradient_scale) = static_cast<Real>(gradient_scale(options));
-  scalars.step_count = t;
+  *reinterpret_cast<Conditions<Real>*>(scalars.conditions) = Conditions<Real>::of(decision, options);
 }
 
-template <typename Rule, typename... List>
-__device__ void write_scalars_of(std::int64_t storage, const typename Rule::Options& options, std::int64_t t,
-                                 RowScalars& scalars, TypeList<List...> /*storages*/) {
+// There are two arithmetic types and many storages.
+template <typename... List>
+__device__ bool is_double(std::int64_t storage, TypeList<List...> /*storages*/) {
   std::int64_t index = 0;
-  ((storage == index++ ? write_scalars<Rule, typename List::Real>(options, t, scalars) : void()), ...);
+  bool result = false;
+  ((result = result || (storage == index++ && std::is_same_v<typename List::Real, double>)), ...);
+  return result;
 }
 
 }  // namespace
 
-// One thread a tensor: the scalars of its next step, from options and step count in device memory.
+// One thread a tensor: the scalars of its next step, from options, step count and control in device memory.
 template <typename Rule>
 __global__ void __launch_bounds__(kScalarThreads) scalars(const DeviceTables tables) {
   let_update_begin();
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (index >= tables.row_count) return;
   const DeviceRow& row = tables.rows[index];
-  write_scalars_of<Rule>(row.storage, *reinterpret_cast<const typename Rule::Options*>(row.options->bytes),
-                         *row.step_count + 1, tables.scalars[index], Storages{});
+  const std::int64_t t = *row.step_count;
+  const auto& options = *reinterpret_cast<const typename Rule::Options*>(row.options->bytes);
+  StepReport report = *tables.report;
+  const Decision decision = decide(*tables.control, *tables.measured, report);
+  RowScalars& scalars = tables.scalars[index];
+  if (is_double(row.storage, Storages{})) {
+    write_scalars<Rule, double>(options, t + 1, decision, scalars);
+  } else {
+    write_scalars<Rule, float>(options, t + 1, decision, scalars);
+  }
+  scalars.random = {tables.control->seed, static_cast<std::uint32_t>(t + 1), row.identity};
+  scalars.step_count = decision.skip ? t : t + 1;
+  scalars.skip = decision.skip ? 1 : 0;
+  if (index == 0) *tables.next_report = report;
+}
+
+template <typename Storage>
+__global__ void make_master(typename Storage::Kept* kept, const typename Storage::Parameter* parameter,
+                            std::int64_t count) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < count) kept[i] = canonical(widened<typename Storage::Real>(parameter[i]));
 }
 
 template <typename T>
@@ -48,9 +72,42 @@ __global__ void store(T* to, const T value) {
 
 namespace {
 
+template <typename Storage>
+const void* make_master_kernel() {
+  if constexpr (std::is_same_v<typename Storage::Master, FloatMaster>) {
+    return reinterpret_cast<const void*>(&make_master<Storage>);
+  } else {
+    return nullptr;  // none is kept, or zeros are right
+  }
+}
+template <typename... List>
+const void* make_master_kernel(int storage, TypeList<List...> /*storages*/) {
+  static const void* const all[] = {make_master_kernel<List>()...};
+  return all[storage];
+}
+
+template <int... kGroups>
+UpdateKernel update_kernel(int rule, int storage, std::integer_sequence<int, kGroups...> /*groups*/) {
+  UpdateKernel found{};
+  ((storage % kUpdateGroups == kGroups ? void(found = update_kernel_of_group<kGroups>(rule, storage)) : void()), ...);
+  return found;
+}
+UpdateKernel update_kernel(int rule, int storage) {
+  return update_kernel(rule, storage, std::make_integer_sequence<int, kUpdateGroups>{});
+}
+
+template <typename Gradient>
+const void* norm_kernel() {
+  return reinterpret_cast<const void*>(&gradient_norm<Gradient>);
+}
+template <typename... List>
+const void* norm_kernel(int type, TypeList<List...> /*types*/) {
+  const void* const all[] = {norm_kernel<List>()...};
+  return all[type];
+}
+
 struct Kernels {
   const void* scalars;
-  const void* update[Storages::kSize];
   OptionBytes (*option_bytes)(const Method&);
 };
 
@@ -63,20 +120,14 @@ OptionBytes bytes_of(const Method& method) {
   return bytes;
 }
 
-// A function by itself, because nvcc loses track of a pack in &update<Rule, Storages>.
-template <typename Rule, typename Storage>
-const void* update_kernel() {
-  return reinterpret_cast<const void*>(&update<Rule, Storage>);
-}
-
-template <typename Rule, typename... List>
-Kernels kernels_of(TypeList<List...> /*storages*/) {
-  return {reinterpret_cast<const void*>(&scalars<Rule>), {update_kernel<Rule, List>()...}, &bytes_of<Rule>};
+template <typename Rule>
+Kernels kernels_of() {
+  return {reinterpret_cast<const void*>(&scalars<Rule>), &bytes_of<Rule>};
 }
 
 template <typename... List>
 const Kernels& kernels_of_rule(int rule, TypeList<List...> /*rules*/) {
-  static const Kernels all[] = {kernels_of<List>(Storages{})...};
+  static const Kernels all[] = {kernels_of<List>()...};
   return all[rule];
 }
 
@@ -101,21 +152,43 @@ cudaError_t launch_scalars(int rule, const DeviceTables& tables, cudaStream_t st
                 tables);
 }
 
-cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& tables, int threads, bool begins_early,
+cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& tables, const UpdateLaunch& how,
                           cudaStream_t stream) {
   const std::int64_t packed = range.end - range.begin - range.whole;
+  const UpdateKernel update = update_kernel(rule, range.storage);
+  // A power of two of parts, each of which leaves a thread kPasses passes or more and is a whole number of vectors.
+  const std::int64_t of_a_block = std::int64_t{kPasses} * how.threads * update.vector;
+  int part_bits = 0;
+  while ((tables.tile_size >> (part_bits + 1)) >= of_a_block &&
+         tables.tile_size % (std::int64_t{kAccessBytes} << (part_bits + 1)) == 0) {
+    ++part_bits;
+  }
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(range.whole + blocks_for(packed, threads / 32)));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.gridDim = dim3(static_cast<unsigned>(range.whole << part_bits) + blocks_for(packed, how.threads / 32));
+  config.blockDim = dim3(static_cast<unsigned>(how.threads));
   config.stream = stream;
   config.attrs = &early;
-  config.numAttrs = begins_early ? 1 : 0;
-  UpdateArguments arguments{tables, range.begin, range.whole, range.end};
+  config.numAttrs = how.begins_early ? 1 : 0;
+  UpdateArguments arguments{tables, range.begin, range.whole, range.end, part_bits, how.commits_report ? 1 : 0};
   void* pointers[] = {&arguments};
-  return cudaLaunchKernelExC(&config, kernels_of_rule(rule).update[range.storage], pointers);
+  return cudaLaunchKernelExC(&config, update.kernel, pointers);
+}
+
+cudaError_t launch_norm(const NormRange& range, const DeviceTables& tables, const NormTables& norm,
+                        cudaStream_t stream) {
+  return launch(norm_kernel(range.gradient_type, GradientTypes{}),
+                blocks_for(range.end - range.begin, kNormThreads / 32), kNormThreads, stream,
+                NormArguments{tables, norm, range.begin, range.end});
+}
+
+cudaError_t launch_make_master(int storage, void* kept, const void* parameter, std::int64_t count,
+                               cudaStream_t stream) {
+  const void* const kernel = make_master_kernel(storage, Storages{});
+  if (kernel == nullptr || count == 0) return cudaSuccess;
+  return launch(kernel, blocks_for(count, kUpdateThreads), kUpdateThreads, stream, kept, parameter, count);
 }
 
 cudaError_t launch_store(OptionBytes* to, const OptionBytes& value, cudaStream_t stream) {
@@ -126,21 +199,34 @@ cudaError_t launch_store(std::int64_t* to, std::int64_t value, cudaStream_t stre
   return launch(reinterpret_cast<const void*>(&store<std::int64_t>), 1, 1, stream, to, value);
 }
 
+cudaError_t launch_store(Control* to, const Control& value, cudaStream_t stream) {
+  return launch(reinterpret_cast<const void*>(&store<Control>), 1, 1, stream, to, value);
+}
+
+cudaError_t launch_store(StepReport* to, const StepReport& value, cudaStream_t stream) {
+  return launch(reinterpret_cast<const void*>(&store<StepReport>), 1, 1, stream, to, value);
+}
+
 cudaError_t find_kernels(int rule) {
   cudaFuncAttributes attributes{};
-  if (const cudaError_t error = cudaFuncGetAttributes(&attributes, kernels_of_rule(rule).scalars); error != cudaSuccess)
-    return error;
-  for (const void* kernel : kernels_of_rule(rule).update) {
-    if (const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel); error != cudaSuccess) return error;
-  }
-  return cudaSuccess;
+  return cudaFuncGetAttributes(&attributes, kernels_of_rule(rule).scalars);
+}
+
+cudaError_t load_kernels(int rule, const TileRange& range) {
+  cudaFuncAttributes attributes{};
+  return cudaFuncGetAttributes(&attributes, update_kernel(rule, range.storage).kernel);
+}
+
+cudaError_t load_kernels(const NormRange& range) {
+  cudaFuncAttributes attributes{};
+  return cudaFuncGetAttributes(&attributes, norm_kernel(range.gradient_type, GradientTypes{}));
 }
 
 bool can_begin_early(int rule) {
   // The architecture that a kernel was written for decides what it knows, whatever the driver made of it.
   constexpr int kFirst = 90;
   cudaFuncAttributes attributes{};
-  if (cudaFuncGetAttributes(&attributes, kernels_of_rule(rule).update[0]) != cudaSuccess) {
+  if (cudaFuncGetAttributes(&attributes, update_kernel(rule, 0).kernel) != cudaSuccess) {
     cudaGetLastError();
     return false;
   }

@@ -6,7 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/philox.hpp"
 #include "kernels/rule_list.hpp"
+#include "kernels/step_control.hpp"
 #include "kernels/step_plan.hpp"
 
 namespace adamant::kernels {
@@ -20,27 +22,46 @@ struct alignas(16) OptionBytes {
 // A TensorRow as kernels read it; the gradient, which may change from step to step, is in a table of its own.
 struct alignas(16) DeviceRow {
   void* parameter;
+  void* kept;
   void* state[kMaxSlots];
   std::int64_t count;
   std::int64_t* step_count;
   const OptionBytes* options;
-  std::int64_t storage;  // index into Storages
+  std::int32_t storage;  // index into Storages
+  std::uint32_t identity;
+  std::int32_t zero_gradient;
 };
 
-// What one step needs of a tensor beside its streams, computed on the device before the update.
+// What one step needs of a tensor beside its arrays, computed on the device before the update.
 struct alignas(16) RowScalars {
-  Scalars step;                            // the rule's Step<Real>
-  alignas(8) std::byte gradient_scale[8];  // a Real
-  std::int64_t step_count;                 // what the tensor's becomes; the update commits it
+  Scalars step;                          // the rule's Step<Real>
+  alignas(16) std::byte conditions[16];  // Conditions<Real>
+  alignas(16) RandomKey random;
+  std::int64_t step_count;  // what the tensor's becomes; the update commits it
+  std::int32_t skip;        // the tensor stays as it is
 };
 
 struct DeviceTables {
   const DeviceRow* rows;
-  const void* const* gradients;  // by row
+  void* const* gradients;  // by row
   const Tile* tiles;
   RowScalars* scalars;  // by row
+  const Control* control;
+  const Measured* measured;
+  StepReport* report;
+  StepReport* next_report;  // what it becomes; the update commits it
   std::int64_t row_count;
   std::int64_t tile_size;
+};
+
+// The norm's tables and scratch memory.
+struct NormTables {
+  const NormLeaf* leaves;
+  const NormNode* nodes;
+  double* values;
+  unsigned* arrived;  // by node, how many of its values are there; zero between steps
+  std::int32_t* non_finite;
+  Measured* measured;
 };
 
 // An object of the rule's Options as bytes; the rest is zero.
@@ -49,18 +70,47 @@ OptionBytes option_bytes(int rule, const Method& options);
 // Computes the scalars of the next step of every row.
 cudaError_t launch_scalars(int rule, const DeviceTables& tables, cudaStream_t stream);
 
-// Updates the tiles of a range and commits their tensors' step counts. `threads` a block: a multiple of 32, at most
-// kUpdateThreads. With `begins_early`, which needs can_begin_early(), it follows launch_scalars() in the stream at
-// once.
-cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& tables, int threads, bool begins_early,
+// Tiles [begin, end) of the table: each of the first `whole` is shared out among 2^part_bits blocks, the others take a
+// warp each.
+struct UpdateArguments {
+  DeviceTables tables;
+  std::int64_t begin;
+  std::int64_t whole;
+  std::int64_t end;
+  std::int32_t part_bits;
+  std::int32_t commits_report;  // whether this is the last launch of a step
+};
+
+struct UpdateLaunch {
+  int threads;          // a block: a multiple of 32, at most kUpdateThreads
+  bool begins_early;    // follows launch_scalars() at once; needs can_begin_early()
+  bool commits_report;  // is the last one of a step
+};
+
+// Updates the tiles of a range and commits their tensors' step counts.
+cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& tables, const UpdateLaunch& how,
                           cudaStream_t stream);
 
-// Writes options, or a step count, in stream order.
+// Adds up the squares of the gradients of a range. The last range completes the sum.
+cudaError_t launch_norm(const NormRange& range, const DeviceTables& tables, const NormTables& norm,
+                        cudaStream_t stream);
+
+// Gives a tensor of that storage its master: the parameter's value.
+cudaError_t launch_make_master(int storage, void* kept, const void* parameter, std::int64_t count, cudaStream_t stream);
+
+// Writes options, a step count and so on in stream order.
 cudaError_t launch_store(OptionBytes* to, const OptionBytes& value, cudaStream_t stream);
 cudaError_t launch_store(std::int64_t* to, std::int64_t value, cudaStream_t stream);
+cudaError_t launch_store(Control* to, const Control& value, cudaStream_t stream);
+cudaError_t launch_store(StepReport* to, const StepReport& value, cudaStream_t stream);
 
 // Whether the current device can run the kernels of a rule.
 cudaError_t find_kernels(int rule);
+
+// Loads what the launches of a range will need: the runtime loads a kernel when it is first asked for, and a capture is
+// no time for that.
+cudaError_t load_kernels(int rule, const TileRange& range);
+cudaError_t load_kernels(const NormRange& range);
 
 // Whether those kernels, as they would run on the current device, know to wait for the scalars if they are launched
 // before those are done: programmatic dependent launch, from compute capability 9.0 on. False where it cannot be told.

@@ -1,85 +1,35 @@
 // The update kernel: load, scale, rule, store. One kernel for every rule and storage combination.
 //
-// Bytes: every stream of a tile is read once and all but the gradient are written once, 16 bytes an access wherever the
-// stream's address is a multiple of 16. A tile begins at a multiple of kChunk elements, so whether it is depends on the
-// tensor's address alone, but it is asked for each tile anew.
+// Bytes: every array of a tile is read once and all but the gradient are written once (a parameter with a float32
+// master is only written; a gradient that is to be zeroed is written too), 16 bytes an access wherever the array's
+// address is a multiple of 16. A tile begins at a multiple of kChunk elements, so whether it is depends on the tensor's
+// address alone, but it is asked for each tile anew.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/apply.hpp"
+#include "kernels/dependent_launch.cuh"
+#include "kernels/device_stream.cuh"
 #include "kernels/launch.hpp"
+#include "kernels/philox.hpp"
+#include "kernels/storage.hpp"
 #include "kernels/tuning.hpp"
 
 namespace adamant::kernels {
 
-inline constexpr int kAccessBytes = 16;
+constexpr int smallest(int a, int b) { return a < b ? a : b; }
 
-// Elements that a thread takes at a time: as many as make one access of the stream with the smallest elements.
+// Elements that a thread takes at a time: as many as make one access of the array with the smallest elements.
 template <typename Storage>
-inline constexpr int kVector =
-    kAccessBytes / static_cast<int>(sizeof(typename Storage::Parameter) < sizeof(typename Storage::Gradient)
-                                        ? (sizeof(typename Storage::Parameter) < sizeof(typename Storage::State)
-                                               ? sizeof(typename Storage::Parameter)
-                                               : sizeof(typename Storage::State))
-                                        : (sizeof(typename Storage::Gradient) < sizeof(typename Storage::State)
-                                               ? sizeof(typename Storage::Gradient)
-                                               : sizeof(typename Storage::State)));
-
-// One array of a tile, in global memory.
-template <typename T>
-struct DeviceStream {
-  T* data;
-
-  // Whether elements from `first` on, a multiple of a vector, may be accessed kAccessBytes at a time.
-  __device__ __forceinline__ bool is_wide() const { return reinterpret_cast<std::uintptr_t>(data) % kAccessBytes == 0; }
-
-  // Addresses that come out of a table could be of any memory space for all the compiler knows.
-  __device__ __forceinline__ T* global() const {
-    T* const address = data;
-    __builtin_assume(__isGlobal(address));
-    return address;
-  }
-
-  // Elements [first, first + there) into the beginning of `values`; the others are zero.
-  template <int kCount, typename Value>
-  __device__ __forceinline__ void load(int first, int there, Value (&values)[kCount]) const {
-    static_assert(sizeof(values) % kAccessBytes == 0);
-    constexpr int kAccesses = static_cast<int>(sizeof(values)) / kAccessBytes;
-    T* const at = global() + first;
-    if (is_wide() && there == kCount) {
-      uint4 pieces[kAccesses];
-#pragma unroll
-      for (int i = 0; i < kAccesses; ++i) pieces[i] = reinterpret_cast<const uint4*>(at)[i];
-      memcpy(values, pieces, sizeof(values));
-    } else {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) values[i] = i < there ? at[i] : Value{0};
-    }
-  }
-
-  template <int kCount>
-  __device__ __forceinline__ void store(int first, int there, const T (&values)[kCount]) const {
-    constexpr int kAccesses = static_cast<int>(sizeof(values)) / kAccessBytes;
-    T* const at = global() + first;
-    if (is_wide() && there == kCount) {
-      uint4 pieces[kAccesses];
-      memcpy(pieces, values, sizeof(values));
-#pragma unroll
-      for (int i = 0; i < kAccesses; ++i) reinterpret_cast<uint4*>(at)[i] = pieces[i];
-    } else {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        if (i < there) at[i] = values[i];
-      }
-    }
-  }
-};
+inline constexpr int kVector = kAccessBytes / smallest(smallest(sizeof(typename Storage::Parameter),
+                                                                sizeof(typename Storage::Gradient)),
+                                                       sizeof(typename Storage::State));
 
 // Keeps the compiler from holding values of shared memory in registers across this point.
 __device__ __forceinline__ void forget() { asm volatile("" ::: "memory"); }
 
-// The streams of a tile and what one step does to their elements. Lies in shared memory, a copy for each warp, and is
+// The arrays of a tile and what one step does to their elements. Lies in shared memory, a copy for each warp, and is
 // read from there again and again: in registers it would be a third of all that a thread may have, and spill.
 template <typename Rule, typename Storage>
 struct alignas(16) TileUpdate {
@@ -87,86 +37,119 @@ struct alignas(16) TileUpdate {
   using Parameter = typename Storage::Parameter;
   using Gradient = typename Storage::Gradient;
   using State = typename Storage::State;
+  using Master = typename Storage::Master;
+  using Kept = typename Storage::Kept;
   using Step = typename Rule::template Step<Real>;
   static constexpr int kSlots = Rule::kSlots;
   static constexpr int kRoom = kSlots > 0 ? kSlots : 1;
+  static constexpr int kCount = kVector<Storage>;
+  static_assert(!Master::kIsRandom || kCount == kElementsPerRandomBlock);
 
   Step step;
-  Real gradient_scale;
+  Conditions<Real> conditions;
   DeviceStream<Parameter> parameter;
-  DeviceStream<const Gradient> gradient;
+  DeviceStream<Gradient> gradient;
+  DeviceStream<Kept> kept;
   DeviceStream<State> state[kRoom];
+  RandomKey random;
+  std::int64_t first;  // of the tile, in the tensor
+  bool zero_gradient;
 
-  // One vector of each stream, as it is stored.
+  // One vector of each array, as it is stored.
   struct Vector {
-    Parameter parameter[kVector<Storage>];
-    Gradient gradient[kVector<Storage>];
-    State state[kRoom][kVector<Storage>];
+    Lanes<Parameter, kCount> parameter;
+    Lanes<Gradient, kCount> gradient;
+    Lanes<Kept, kCount> kept;
+    Lanes<State, kCount> state[kRoom];
+  };
+  // The random bits of a vector: of the parameter, then of the states.
+  struct Random {
+    PhiloxCounter bits[1 + (Storage::kRandomStates ? kSlots : 0)];
   };
 
-  __device__ __forceinline__ void load(int first, int there, Vector& vector) const {
-    parameter.load(first, there, vector.parameter);
-    gradient.load(first, there, vector.gradient);
+  __device__ __forceinline__ void load(int at, int there, Vector& vector) const {
+    if constexpr (Master::kReadsParameter) parameter.load(at, there, vector.parameter);
+    gradient.load(at, there, vector.gradient);
+    if constexpr (Master::kKeeps) kept.load(at, there, vector.kept);
 #pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot) state[slot].load(first, there, vector.state[slot]);
+    for (int slot = 0; slot < kSlots; ++slot) state[slot].load(at, there, vector.state[slot]);
   }
 
-  __device__ __forceinline__ void compute(Vector& vector) const {
+  __device__ __forceinline__ void compute(int at, Vector& vector) const {
+    Random bits;
+    if constexpr (Master::kIsRandom) {
+      const auto block = static_cast<std::uint64_t>(first + at) / kElementsPerRandomBlock;
 #pragma unroll
-    for (int i = 0; i < kVector<Storage>; ++i) {
+      for (unsigned array = 0; array < sizeof(bits.bits) / sizeof(bits.bits[0]); ++array) {
+        bits.bits[array] = random.bits(block, array);
+      }
+    }
+    const auto random_bits = [&](int array, int i) -> std::uint32_t {
+      if constexpr (Master::kIsRandom) return random_of_element(bits.bits[array], i);
+      return 0;
+    };
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
       forget();
+      Parameter parameter{};
+      Kept kept{};
+      if constexpr (Master::kReadsParameter) parameter = vector.parameter.get(i);
+      if constexpr (Master::kKeeps) kept = vector.kept.get(i);
       Element<Real, kSlots> element;
-      element.parameter = static_cast<Real>(vector.parameter[i]);
+      element.parameter = Master::template full<Real>(parameter, kept);
 #pragma unroll
-      for (int slot = 0; slot < kSlots; ++slot) element.state[slot] = static_cast<Real>(vector.state[slot][i]);
-      element = apply<Rule, Real>(step, gradient_scale, element, static_cast<Real>(vector.gradient[i]));
-      vector.parameter[i] = static_cast<Parameter>(element.parameter);
+      for (int slot = 0; slot < kSlots; ++slot) element.state[slot] = widened<Real>(vector.state[slot].get(i));
+      element = apply<Rule, Real>(step, conditions, element, widened<Real>(vector.gradient.get(i)));
+      Master::split(element.parameter, random_bits(0, i), parameter, kept);
+      vector.parameter.set(i, parameter);
+      if constexpr (Master::kKeeps) vector.kept.set(i, kept);
 #pragma unroll
-      for (int slot = 0; slot < kSlots; ++slot) vector.state[slot][i] = static_cast<State>(element.state[slot]);
+      for (int slot = 0; slot < kSlots; ++slot) {
+        vector.state[slot].set(
+            i, Storage::narrowed_state(element.state[slot], random_bits(Storage::kRandomStates ? 1 + slot : 0, i)));
+      }
     }
   }
 
-  __device__ __forceinline__ void store(int first, int there, const Vector& vector) const {
+  __device__ __forceinline__ void store(int at, int there, const Vector& vector) const {
     forget();
-    parameter.store(first, there, vector.parameter);
+    parameter.store(at, there, vector.parameter);
+    if constexpr (Master::kKeeps) kept.store(at, there, vector.kept);
 #pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot) state[slot].store(first, there, vector.state[slot]);
+    for (int slot = 0; slot < kSlots; ++slot) state[slot].store(at, there, vector.state[slot]);
+    if (zero_gradient) store_zeros(at, there);
   }
 
-  // Updates `count` elements with a team of threads. All loads of a thread are issued before the first value is used,
-  // those of its first pass before `ready` is called, which may wait for the scalars of the step.
+  __device__ __forceinline__ void store_zeros(int at, int there) const {
+    const Lanes<Gradient, kCount> zeros{};
+    gradient.store(at, there, zeros);
+  }
+
+  // Updates the elements from `begin` to `end` of the tile with a team of threads, unless `ready` says that the step is
+  // skipped. All loads of a thread are issued before the first value is used, those of its first pass before `ready` is
+  // called, which may wait for the scalars of the step.
   template <typename Ready>
-  __device__ __forceinline__ void run(int count, int rank, int team, const Ready& ready) const {
-    constexpr int kCount = kVector<Storage>;
-    int first = rank * kCount;
+  __device__ __forceinline__ void run(int begin, int end, int rank, int team, const Ready& ready) const {
+    int at = begin + rank * kCount;
     Vector vector;
-    load(first, min(kCount, count - first), vector);
-    ready();
-    // One vector of each stream a pass keeps the registers few and the threads many; the compiler's unrolling by four
+    load(at, min(kCount, end - at), vector);
+    if (!ready()) {
+      if (!zero_gradient) return;
+      for (; at < end; at += team * kCount) store_zeros(at, min(kCount, end - at));
+      return;
+    }
+    // One vector of each array a pass keeps the registers few and the threads many; the compiler's unrolling by four
     // could not move loads above stores anyway.
 #pragma unroll 1
-    while (first < count) {
-      compute(vector);
-      store(first, min(kCount, count - first), vector);
-      first += team * kCount;
+    while (at < end) {
+      compute(at, vector);
+      store(at, min(kCount, end - at), vector);
+      at += team * kCount;
       forget();
-      if (first < count) load(first, min(kCount, count - first), vector);
+      if (at < end) load(at, min(kCount, end - at), vector);
     }
   }
 };
-
-// Where a device can (compute capability 9.0), the update begins while the scalars are still being computed: launch.cu
-// asks for it. This waits until all of them are written.
-__device__ __forceinline__ void wait_for_scalars() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void let_update_begin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
 
 // A T that lies at `from`, which is aligned to 16 bytes, in as few accesses as there can be.
 template <typename T>
@@ -180,25 +163,26 @@ __device__ __forceinline__ T load_in_pieces(const void* from) {
   return value;
 }
 
-// Tiles [begin, end) of the table: the first `whole` of them take a block each, the others a warp each.
-struct UpdateArguments {
-  DeviceTables tables;
-  std::int64_t begin;
-  std::int64_t whole;
-  std::int64_t end;
-};
+template <typename Rule, typename Storage>
+inline constexpr int kBlocksPerSm =
+    Rule::kSlots >= 3 && kVector<Storage> >= 8 ? kUpdateBlocksPerSmOfLargeVectors : kUpdateBlocksPerSm;
 
 template <typename Rule, typename Storage>
-__global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerSm) update(const UpdateArguments arguments) {
+__global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) update(const UpdateArguments arguments) {
   using Update = TileUpdate<Rule, Storage>;
   constexpr unsigned kWarp = 32;
-  std::int64_t index = arguments.begin + blockIdx.x;
+  const unsigned whole_blocks = static_cast<unsigned>(arguments.whole) << arguments.part_bits;
+  std::int64_t index = arguments.begin + (blockIdx.x >> arguments.part_bits);
+  int part = static_cast<int>(blockIdx.x & ((1U << arguments.part_bits) - 1));
+  int part_bits = arguments.part_bits;
   int rank = static_cast<int>(threadIdx.x);
   int team = static_cast<int>(blockDim.x);
-  if (blockIdx.x >= arguments.whole) {
+  if (blockIdx.x >= whole_blocks) {
     index = arguments.begin + arguments.whole +
-            (blockIdx.x - arguments.whole) * static_cast<std::int64_t>(blockDim.x / kWarp) + threadIdx.x / kWarp;
+            (blockIdx.x - whole_blocks) * static_cast<std::int64_t>(blockDim.x / kWarp) + threadIdx.x / kWarp;
     if (index >= arguments.end) return;
+    part = 0;
+    part_bits = 0;
     rank = static_cast<int>(threadIdx.x % kWarp);
     team = kWarp;
   }
@@ -210,27 +194,37 @@ __global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerSm) update(con
   Update& update = shared[threadIdx.x / kWarp];
   if (threadIdx.x % kWarp == 0) {
     update.parameter = {static_cast<typename Update::Parameter*>(row.parameter) + tile.first};
-    update.gradient = {static_cast<const typename Update::Gradient*>(tables.gradients[tile.row]) + tile.first};
+    update.gradient = {static_cast<typename Update::Gradient*>(tables.gradients[tile.row]) + tile.first};
+    if constexpr (Update::Master::kKeeps) update.kept = {static_cast<typename Update::Kept*>(row.kept) + tile.first};
 #pragma unroll
     for (int slot = 0; slot < Rule::kSlots; ++slot) {
       update.state[slot] = {static_cast<typename Update::State*>(row.state[slot]) + tile.first};
     }
+    update.first = tile.first;
+    update.zero_gradient = row.zero_gradient != 0;
   }
   __syncwarp();
   const std::int64_t left = row.count - tile.first;
+  const int count = static_cast<int>(left < tables.tile_size ? left : tables.tile_size);
+  const int begin = part * static_cast<int>(tables.tile_size >> part_bits);
+  const int end = min(begin + static_cast<int>(tables.tile_size >> part_bits), count);
   const RowScalars& scalars = tables.scalars[tile.row];
   // Until here everything was there before the scalars of this step began to be computed, and so are the arrays.
   const auto ready = [&] {
     wait_for_scalars();
     if (threadIdx.x % kWarp == 0) {
       update.step = load_in_pieces<typename Update::Step>(scalars.step.bytes);
-      update.gradient_scale = *reinterpret_cast<const typename Update::Real*>(scalars.gradient_scale);
+      update.conditions = load_in_pieces<Conditions<typename Update::Real>>(scalars.conditions);
+      if constexpr (Update::Master::kIsRandom) update.random = load_in_pieces<RandomKey>(&scalars.random);
     }
     __syncwarp();
+    return scalars.skip == 0;
   };
-  update.run(static_cast<int>(left < tables.tile_size ? left : tables.tile_size), rank, team, ready);
+  update.run(begin, end, rank, team, ready);
+  if (rank != 0 || part != 0) return;
   // The step count goes with the tensor's first tile, so that a step that was not launched has advanced nothing.
-  if (tile.first == 0 && rank == 0) *DeviceStream<std::int64_t>{row.step_count}.global() = scalars.step_count;
+  if (tile.first == 0) *DeviceStream<std::int64_t>{row.step_count}.global() = scalars.step_count;
+  if (blockIdx.x == 0 && threadIdx.x == 0 && arguments.commits_report != 0) *tables.report = *tables.next_report;
 }
 
 }  // namespace adamant::kernels

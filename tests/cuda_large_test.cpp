@@ -129,11 +129,14 @@ TEST_P(CudaLarge, tensors_are_stepped_where_32_bits_run_out_and_nowhere_else) {
   plan.tile_size = kTile;
   plan.rows.push_back({.parameter = arrays[0].data(),
                        .gradient = arrays[1].data(),
+                       .kept = nullptr,
                        .state = {},
                        .count = kCount,
                        .slot = 0,
                        .group = 0,
-                       .storage = 0});
+                       .storage = 0,
+                       .identity = 0,
+                       .zero_gradient = 0});
   for (std::size_t i = 0; i < states.size(); ++i) plan.rows[0].state[i] = arrays[2 + i].data();
   for (const Segment& segment : segments()) {
     for (std::int64_t first = segment.begin; first < segment.end; first += kTile) plan.tiles.push_back({first, 0});

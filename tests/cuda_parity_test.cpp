@@ -110,7 +110,8 @@ std::vector<std::vector<Real>> run(Device device, const Case& c, const std::vect
     }
     row.count = sizes[i];
     row.slot = shift;
-    row.storage = *host::find_storage(detail::kDataType<Real>, detail::kDataType<Real>);
+    row.storage =
+        *host::find_storage({detail::kDataType<Real>, detail::kDataType<Real>, detail::kDataType<Real>, Master::none});
     rows.push_back(row);
   }
   kernels::StepPlan plan = host::make_plan(rows, shape.tile, shape.packed);

@@ -17,10 +17,12 @@
 #include "adamant/adamant.hpp"
 #include "host/device_memory.hpp"
 #include "host/scalars.hpp"
+#include "kernels/apply.hpp"
 #include "kernels/launch.hpp"
 #include "kernels/rule_list.hpp"
 #include "kernels/storage.hpp"
 #include "tests/device.hpp"
+#include "tests/folder.hpp"
 #include "tests/inputs.hpp"
 
 namespace adamant::test {
@@ -178,10 +180,21 @@ void expect_equal_scalars(int rule, int storage) {
   }
   const DeviceArray<kernels::DeviceRow> device_rows = on_device(memory, rows);
   const DeviceArray<kernels::RowScalars> scalars(memory, device_rows.count());
+  kernels::Control control = kernels::plain_control();
+  control.gradient_scale = 3.0;
+  control.clip_value = 0.7;
+  const std::vector<StepReport> reports(2, kernels::first_report());
+  const DeviceArray<kernels::Control> device_control = on_device(memory, std::vector{control});
+  const DeviceArray<kernels::Measured> measured(memory, 1);
+  const DeviceArray<StepReport> device_reports = on_device(memory, reports);
   const kernels::DeviceTables tables{.rows = device_rows.data(),
                                      .gradients = nullptr,
                                      .tiles = nullptr,
                                      .scalars = scalars.data(),
+                                     .control = device_control.data(),
+                                     .measured = measured.data(),
+                                     .report = device_reports.data(),
+                                     .next_report = device_reports.data() + 1,
                                      .row_count = device_rows.count(),
                                      .tile_size = 0};
   ASSERT_EQ(kernels::launch_scalars(rule, tables, nullptr), cudaSuccess);
@@ -190,9 +203,12 @@ void expect_equal_scalars(int rule, int storage) {
   for (std::size_t i = 0; i < actual.size(); ++i) {
     SCOPED_TRACE("t " + std::to_string(steps[i]));
     EXPECT_EQ(bytes_of(actual[i].step), bytes_of(host::scalars_at_step(rule, storage, methods[i], steps[i])));
-    typename Storage::Real scale;
-    std::memcpy(&scale, actual[i].gradient_scale, sizeof scale);
-    EXPECT_EQ(scale, static_cast<typename Storage::Real>(host::gradient_scale(methods[i])));
+    kernels::Conditions<typename Storage::Real> conditions;
+    std::memcpy(&conditions, actual[i].conditions, sizeof conditions);
+    EXPECT_EQ(conditions.gradient_factor,
+              static_cast<typename Storage::Real>(1.0 / 3.0 * host::gradient_scale(methods[i])));
+    EXPECT_EQ(conditions.clip_value, static_cast<typename Storage::Real>(0.7));
+    EXPECT_EQ(actual[i].skip, 0);
     EXPECT_EQ(actual[i].step_count, steps[i]);
   }
   EXPECT_EQ(device_counts.read(), counts) << "the update commits them, not the scalars";
@@ -209,23 +225,43 @@ TEST_F(CudaRules, compute_the_per_step_scalars_that_the_host_computes) {
   EXPECT_EQ(combinations, static_cast<int>(kernels::Rules::kSize * kernels::Storages::kSize));
 }
 
+template <typename T, typename Real>
+std::vector<T> narrowed(const std::vector<Real>& values) {
+  std::vector<T> result;
+  result.reserve(values.size());
+  for (const Real value : values) result.push_back(kernels::Narrow<T>::of(value));
+  return result;
+}
+
+template <typename T>
+bool same_bytes(const std::vector<T>& left, std::span<const T> right) {
+  return left.size() == right.size() && std::memcmp(left.data(), right.data(), right.size_bytes()) == 0;
+}
+
 // Steps one tensor on both sides from the step count `first` on and compares everything after each step.
 template <typename Rule, typename Storage>
 void expect_equal_steps(const typename Rule::Options& options, std::int64_t first) {
   using Real = typename Storage::Real;
+  using Parameter = typename Storage::Parameter;
+  using Gradient = typename Storage::Gradient;
+  using State = typename Storage::State;
   const Method method{options};
-  std::vector<Real> parameter = inputs<Real>(Part::first, 11);
-  std::vector<Real> gradient = inputs<Real>(Part::second, 12);
+  std::vector<Parameter> parameter = narrowed<Parameter>(inputs<Real>(Part::first, 11));
+  std::vector<Gradient> gradient = narrowed<Gradient>(inputs<Real>(Part::second, 12));
   const auto count = static_cast<std::int64_t>(parameter.size());
   DeviceMemory memory(Device::cuda(0));
-  const DeviceArray<Real> device_parameter = on_device(memory, parameter);
-  DeviceArray<Real> device_gradient = on_device(memory, gradient);
+  const DeviceArray<Parameter> device_parameter = on_device(memory, parameter);
+  DeviceArray<Gradient> device_gradient = on_device(memory, gradient);
 
   Optimizer cpu(method, Device::cpu(), {.threads = 1});
   Optimizer cuda(method, Device::cuda(0));
-  const TensorId id = cpu.add({.name = "x", .parameter = parameter, .gradient = gradient});
-  const TensorId device_id = cuda.add(
-      {.name = "x", .parameter = {device_parameter.data(), count}, .gradient = {device_gradient.data(), count}});
+  TensorSpec spec{.name = "x", .state_type = detail::kDataType<State>, .master = Storage::Master::kMaster};
+  spec.parameter = parameter;
+  spec.gradient = gradient;
+  const TensorId id = cpu.add(spec);
+  spec.parameter = {device_parameter.data(), count};
+  spec.gradient = {device_gradient.data(), count};
+  const TensorId device_id = cuda.add(spec);
   const std::vector<std::string> names = state_names(method);
   ASSERT_EQ(names.size(), static_cast<std::size_t>(Rule::kSlots));
   for (std::size_t slot = 0; slot < names.size() && first > 1; ++slot) {
@@ -234,7 +270,8 @@ void expect_equal_steps(const typename Rule::Options& options, std::int64_t firs
     if (names[slot].find("sq") != std::string::npos) {
       for (Real& value : values) value = std::fabs(value);
     }
-    const std::span<const std::byte> bytes = std::as_bytes(std::span<const Real>(values));
+    const std::vector<State> stored = narrowed<State>(values);
+    const std::span<const std::byte> bytes = std::as_bytes(std::span(stored));
     std::memcpy(cpu.state(id, names[slot]).data(), bytes.data(), bytes.size());
     memory.write(cuda.state(device_id, names[slot]).data(), bytes);
   }
@@ -242,21 +279,26 @@ void expect_equal_steps(const typename Rule::Options& options, std::int64_t firs
   cuda.set_step_count(device_id, first - 1);
 
   for (std::int64_t t = first; t < first + 3; ++t) {
-    const std::vector<Real> next = inputs<Real>(t % 2 == 0 ? Part::first : Part::second, static_cast<std::uint64_t>(t));
+    const std::vector<Gradient> next =
+        narrowed<Gradient>(inputs<Real>(t % 2 == 0 ? Part::first : Part::second, static_cast<std::uint64_t>(t)));
     std::copy(next.begin(), next.end(), gradient.begin());
     device_gradient.write(next);
     cpu.step();
     cuda.step();
-    ASSERT_TRUE(same_bits(device_parameter.read(), parameter)) << "parameter after step " << t;
+    ASSERT_TRUE(same_bytes(device_parameter.read(), std::span<const Parameter>(parameter))) << "after step " << t;
     for (const std::string& state : names) {
-      std::vector<Real> actual(parameter.size());
+      std::vector<State> actual(parameter.size());
       memory.read(std::as_writable_bytes(std::span(actual)), cuda.state(device_id, state).data());
-      const auto* const expected = cpu.state(id, state).template as<Real>();
-      ASSERT_TRUE(same_bits(std::span<const Real>(actual), std::span<const Real>(expected, actual.size())))
-          << state << " after step " << t;
+      const auto* const expected = static_cast<const State*>(cpu.state(id, state).data());
+      ASSERT_TRUE(same_bytes(actual, std::span<const State>(expected, actual.size()))) << state << " after step " << t;
     }
     ASSERT_EQ(cuda.step_count(device_id), t);
   }
+  // Masters and remainders too, and everything else that a run goes on from.
+  const Folder folder;
+  cpu.save(folder.file("cpu"));
+  cuda.save(folder.file("cuda"));
+  ASSERT_EQ(contents(folder.file("cpu")), contents(folder.file("cuda")));
 }
 
 TEST_F(CudaRules, step_parameters_and_states_to_the_bits_of_the_cpu_backend) {

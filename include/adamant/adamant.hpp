@@ -7,6 +7,7 @@
 #include "adamant/method.hpp"
 #include "adamant/optimizer.hpp"
 #include "adamant/rules.hpp"
+#include "adamant/step_control.hpp"
 #include "adamant/tuning.hpp"
 #include "adamant/types.hpp"
 #include "adamant/version.hpp"

@@ -7,6 +7,9 @@
 /// digest of each array and one of the header. docs/checkpoints.md lists the keys.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "adamant/macros.hpp"
 
 namespace adamant {
@@ -21,6 +24,10 @@ struct SaveOptions {
 struct LoadOptions {
   bool allow_missing = false;  ///< tensors that the file does not have keep parameter, state, step count and group
   bool allow_extra = false;    ///< arrays of the file that belong to none of the tensors are not read
+  /// Tensors whose parameter and states may be of another type in the file, by name, and whose master may be kept in
+  /// another way: they are rounded to nearest even, a float32 master made of the most exact that the file has. (Not
+  /// between float64 and 16 bits, which would round twice.)
+  std::vector<std::string> change_types = {};
 };
 
 }  // namespace adamant

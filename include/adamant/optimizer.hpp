@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "adamant/checkpoint.hpp"
 #include "adamant/macros.hpp"
 #include "adamant/method.hpp"
+#include "adamant/step_control.hpp"
 #include "adamant/tuning.hpp"
 #include "adamant/types.hpp"
 
@@ -25,20 +27,32 @@ enum class GroupId : std::int32_t {};
 
 /// A parameter array, its gradient, and the options it follows.
 struct TensorSpec {
-  std::string name;     ///< not empty, unique within the Optimizer; errors and checkpoints use it
-  Array parameter;      ///< updated in place
-  ConstArray gradient;  ///< as many elements as `parameter`; read by every step
-  GroupId group = {};   ///< whose options it follows
+  std::string name = {};     ///< not empty, unique within the Optimizer; errors and checkpoints use it
+  Array parameter = {};      ///< updated in place
+  ConstArray gradient = {};  ///< as many elements as `parameter`; read by every step
+  GroupId group = {};        ///< whose options it follows
   /// The parameter's dimensions, row-major, for checkpoints only; empty when it is not known to have any but its count.
   std::vector<std::int64_t> shape = {};
+  /// The type of the states; when not given float64 for a float64 parameter and float32 for all others.
+  std::optional<DataType> state_type = {};
+  /// Where full precision is kept for a parameter of 16 bits. A master belongs to the Optimizer, which makes it from
+  /// the parameter in the first prepare() or step() after add(), in the order of that call's stream; from then on the
+  /// parameter is written and never read.
+  Master master = Master::automatic;
+  /// An array of 16 bits to which every step also writes the parameter, rounded, for a forward pass that reads it; of a
+  /// float32 parameter with float32 states only. As the parameter, it may overlap no other buffer.
+  Array copy = {};
+  /// Whether every step sets the gradient to zero when it has been used, a skipped step too. Such a gradient may
+  /// overlap no other.
+  bool zero_gradient = false;
 };
 
 /// Updates any number of parameter arrays by one method, in one pass over memory.
 ///
-/// Tensors are float32 or float64, of any size from 0, aligned to their element, and may be mixed; a gradient has its
-/// parameter's type. A parameter may overlap no other buffer given to the same Optimizer; gradients may share memory
-/// with each other; a state of this Optimizer may be neither. The caller's buffers live until the last step that was
-/// given them has finished.
+/// Tensors are of any size from 0, aligned to their element, and their types may be mixed; which types go together is
+/// in docs/mixed-precision.md and in the text of the error for any other combination. A parameter may overlap no other
+/// buffer given to the same Optimizer; gradients may share memory with each other; a state of this Optimizer may be
+/// neither. The caller's buffers live until the last step that was given them has finished.
 ///
 /// A moved-from Optimizer may only be destroyed or assigned to. One object is used by one thread at a time; different
 /// objects may be used by different threads. A call that throws has changed nothing: no parameter, state, step count or
@@ -114,6 +128,24 @@ class ADAMANT_API Optimizer {
   /// Sets eta of a group, the option that changes most.
   void set_learning_rate(GroupId group, double learning_rate, Stream stream = nullptr);
 
+  /// What every step does to gradients: their scale, clipping, what becomes of one that is not finite. Turning on what
+  /// needs the norm makes the plan anew, as adding a tensor does; turning on a loss scale sets it to its initial value
+  /// and begins the report anew. A graph that was captured before goes on launching the kernels that it has: it heeds
+  /// new values, but takes no norm that it did not take. \throws std::invalid_argument naming what is out of range, a
+  /// pointer that the device cannot use, and, while `stream`
+  ///   is being captured, what needs a new plan
+  void set_control(const StepControl& control, Stream stream = nullptr);
+  /// What set_control() was given last, with the seed of the last load().
+  const StepControl& control() const;
+
+  /// What became of the steps so far. Waits for what comes before it in `stream`, and for nothing else: with an event
+  /// behind the step, and another stream that waits for the event, nothing is held up.
+  StepReport report(Stream stream = nullptr) const;
+  /// The same as it lies in device memory, which a step writes when it is done; valid as long as the Optimizer.
+  const StepReport* device_report() const;
+  /// Where the loss scale of the next step lies in device memory: what the loss is to be multiplied by.
+  const float* loss_scale() const;
+
   /// Makes room for the state of new tensors (zeroed, one allocation for all of them) and rebuilds the plan. step()
   /// does this when tensors, groups or freezes have changed since; call it to have the allocation at a known time, and
   /// before a capture, where a step that would have to prepare is refused. New addresses of gradients go to the device
@@ -127,7 +159,8 @@ class ADAMANT_API Optimizer {
   /// does not wait for the device. `nullptr` is CUDA's legacy default stream. A stream that is being captured gets the
   /// same kernels as nodes of its graph, whose replays go on from the step counts and options that they find. The graph
   /// steps the tensors that there were, in the groups they were in, for as long as the Optimizer lives.
-  /// A NaN or an infinity in a gradient goes into its own element's parameter and state and no other.
+  /// A NaN or an infinity in a gradient goes into its own element's parameter and state and no other, unless
+  /// set_control() says that such a step is skipped.
   void step(Stream stream = nullptr);
 
   /// Sets every gradient to zero, those of frozen tensors too.
@@ -140,9 +173,10 @@ class ADAMANT_API Optimizer {
   /// 2^62 \param stream in whose order
   void set_step_count(TensorId tensor, std::int64_t count, Stream stream = nullptr);
 
-  /// A state of a tensor under PyTorch's name, such as "exp_avg": as many elements as the parameter, of its type, in
-  /// device memory, valid until the tensor is removed. It may be written between steps. Prepares when needed.
-  /// \throws std::invalid_argument for a name that the method does not have, listing those it has
+  /// A state of a tensor under PyTorch's name, such as "exp_avg": as many elements as the parameter, of the states'
+  /// type, in device memory, valid until the tensor is removed. "master" is the float32 master of a tensor that has
+  /// one. Both may be written between steps. Prepares when needed. \throws std::invalid_argument for a name that the
+  /// method does not have, listing those it has
   Array state(TensorId tensor, std::string_view name);
 
   /// Writes a checkpoint: states, step counts, groups with their options, frozen tensors and, unless `what` says

@@ -22,11 +22,27 @@ using Stream = CUstream_st*;
 
 /// Type of the elements of an array.
 enum class DataType : std::uint8_t {
-  float32,  ///< `float`
-  float64,  ///< `double`
+  float32,   ///< `float`
+  float64,   ///< `double`
+  bfloat16,  ///< bfloat16, `__nv_bfloat16`: the upper half of a float32
+  float16,   ///< float16, `__half`: IEEE 754's binary16
 };
 
-/// "float32" or "float64".
+/// A bfloat16 as it is stored: the upper half of a float32's bits. No arithmetic; `__nv_bfloat16` has the same bits.
+struct bfloat16 {
+  std::uint16_t bits;  ///< sign, 8 bits of exponent, 7 of mantissa
+  /// Whether the bits are the same.
+  friend constexpr bool operator==(bfloat16, bfloat16) = default;
+};
+
+/// IEEE 754's binary16 as it is stored. No arithmetic; `__half` has the same bits.
+struct float16 {
+  std::uint16_t bits;  ///< sign, 5 bits of exponent, 10 of mantissa
+  /// Whether the bits are the same.
+  friend constexpr bool operator==(float16, float16) = default;
+};
+
+/// "float32", "float64", "bfloat16" or "float16".
 ADAMANT_API std::string_view name(DataType type);
 /// Bytes of one element.
 ADAMANT_API std::int64_t size_in_bytes(DataType type);
@@ -53,11 +69,27 @@ struct Device {
 /// "cpu" or "cuda:N".
 ADAMANT_API std::string name(Device device);
 
+/// Where full precision is kept for a parameter of 16 bits.
+enum class Master : std::uint8_t {
+  automatic,   ///< a float32 master for a parameter of 16 bits, none for others
+  none,        ///< the parameter is all there is; not for 16 bits, which would stop taking up small updates
+  float32,     ///< a float32 array of the Optimizer's, updated in place of the parameter, which is its rounding
+  remainder,   ///< the other 16 bits of a float32 beside a bfloat16 parameter: the same numbers in less memory
+  stochastic,  ///< nothing is kept: the parameter is rounded up or down at random, and right on average
+};
+
+/// "automatic", "none", "float32", "remainder" or "stochastic".
+ADAMANT_API std::string_view name(Master master);
+
 namespace detail {
 template <typename T>
-inline constexpr bool kIsElement = std::same_as<T, float> || std::same_as<T, double>;
+inline constexpr bool kIsElement =
+    std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, bfloat16> || std::same_as<T, float16>;
 template <typename T>
-inline constexpr DataType kDataType = std::same_as<T, float> ? DataType::float32 : DataType::float64;
+inline constexpr DataType kDataType = std::same_as<T, float>      ? DataType::float32
+                                      : std::same_as<T, double>   ? DataType::float64
+                                      : std::same_as<T, bfloat16> ? DataType::bfloat16
+                                                                  : DataType::float16;
 /// A contiguous range that outlives the view that is made of it.
 template <typename Range>
 concept ElementRange = std::ranges::contiguous_range<Range> && std::ranges::sized_range<Range> &&

@@ -1,0 +1,65 @@
+/// \file
+/// What a step does to gradients before a method sees them: their scale, clipping, and what becomes of a step with a
+/// gradient that is not finite. The same for all tensors and groups of an Optimizer, and decided on the device.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+namespace adamant {
+
+/// What becomes of a step in which a gradient is an infinity or a NaN.
+enum class NonFinite : std::uint8_t {
+  propagate,  ///< it goes into its own element's parameter and states and no other
+  skip,       ///< no parameter, state or step count changes; gradients are zeroed where that was asked for
+};
+
+/// A loss scale that the Optimizer keeps on the device, with the semantics of PyTorch's GradScaler: in a step with a
+/// gradient that is not finite, which is skipped, it is multiplied by `backoff`; after `growth_interval` steps without
+/// one by `growth`, unless that would be infinite. The loss is to be multiplied by *Optimizer::loss_scale(); the
+/// gradients are divided by it.
+struct LossScale {
+  double initial = 65536.0;             ///< > 0, as a float32
+  double growth = 2.0;                  ///< > 1
+  double backoff = 0.5;                 ///< in (0, 1)
+  std::int32_t growth_interval = 2000;  ///< >= 1
+};
+
+/// What every step does to gradients. In this order: they are divided by the scale; the global norm is taken; they are
+/// multiplied by the sign of `maximize` and what the norm asks for, all of it one factor that is rounded once; they are
+/// clipped by value. None of it changes the gradients in memory.
+struct StepControl {
+  /// The gradients are so many times too large. > 0, finite
+  double gradient_scale = 1.0;
+  /// The same as a float32 in device memory that is read by every step, as GradScaler has it; then gradient_scale is 1.
+  /// A value there that is not positive and finite makes the step one with a gradient that is not finite.
+  const float* gradient_scale_pointer = nullptr;
+  /// A float32 in device memory that somebody else has set to other than zero where a gradient is not finite, as
+  /// GradScaler's found_inf. When there is none, `skip` looks at every gradient.
+  const float* found_non_finite = nullptr;
+  /// What becomes of such a step. With `loss_scale` it is skipped.
+  NonFinite non_finite = NonFinite::propagate;
+  /// Gradients are multiplied by min(1, clip_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ does with the
+  /// 2-norm of all gradients of a step together. > 0
+  std::optional<double> clip_norm = {};
+  /// Then each is clipped to [-clip_value, clip_value], as torch.nn.utils.clip_grad_value_. > 0
+  std::optional<double> clip_value = {};
+  /// Takes the place of gradient_scale.
+  std::optional<LossScale> loss_scale = {};
+  /// Whether the global norm is to be taken for StepReport even where nothing else needs it.
+  bool measure_norm = false;
+  /// What the random bits of stochastic rounding come from.
+  std::uint64_t seed = 0;
+};
+
+/// What became of the steps, as it lies in device memory.
+struct StepReport {
+  /// The 2-norm of all gradients of the last step, divided by their scale, before clipping; NaN where it was not taken.
+  double gradient_norm;
+  std::int64_t skipped_steps;  ///< so many, since the Optimizer was made
+  float loss_scale;            ///< for the next step; 1 without a LossScale
+  std::int32_t good_steps;     ///< since the loss scale changed
+  std::int32_t skipped;        ///< whether the last step was: 0 or 1
+};
+
+}  // namespace adamant

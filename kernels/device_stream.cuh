@@ -1,0 +1,103 @@
+// One array in device memory as threads access it: kAccessBytes at a time wherever its address allows it.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+namespace adamant::kernels {
+
+inline constexpr int kAccessBytes = 16;
+
+// kCount elements in registers, as they lie in memory. What has 16 bits stays two to a register: left to itself the
+// compiler gives each a register of its own, and has none left for the arithmetic.
+template <typename T, int kCount, bool kIsNarrow = sizeof(T) == 2>
+struct Lanes {
+  T values[kCount];
+  __device__ __forceinline__ T get(int i) const { return values[i]; }
+  __device__ __forceinline__ void set(int i, T value) { values[i] = value; }
+};
+template <typename T, int kCount>
+struct Lanes<T, kCount, true> {
+  std::uint32_t words[kCount / 2];
+  __device__ __forceinline__ T get(int i) const {
+    std::uint16_t low;
+    std::uint16_t high;
+    asm volatile("mov.b32 {%0, %1}, %2;" : "=h"(low), "=h"(high) : "r"(words[i / 2]));
+    T value;
+    const std::uint16_t bits = i % 2 == 0 ? low : high;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+  }
+  // In the order of their numbers: the second of a pair is put to the first.
+  __device__ __forceinline__ void set(int i, T value) {
+    std::uint16_t narrow;
+    memcpy(&narrow, &value, sizeof narrow);
+    const std::uint32_t bits = narrow;
+    if (i % 2 == 0) {
+      words[i / 2] = words[i / 2] & 0xFFFF0000U | bits;
+    } else {
+      asm volatile("prmt.b32 %0, %1, %2, 0x5410;" : "=r"(words[i / 2]) : "r"(words[i / 2]), "r"(bits));
+    }
+  }
+};
+
+template <typename T>
+struct DeviceStream {
+  T* data;
+
+  // Whether elements from `first` on, a multiple of a vector, may be accessed kAccessBytes at a time.
+  __device__ __forceinline__ bool is_wide() const { return reinterpret_cast<std::uintptr_t>(data) % kAccessBytes == 0; }
+
+  // Addresses that come out of a table could be of any memory space for all the compiler knows.
+  __device__ __forceinline__ T* global() const {
+    T* const address = data;
+    __builtin_assume(__isGlobal(address));
+    return address;
+  }
+
+  // Elements [first, first + there) into the beginning of `lanes`; the others are zero.
+  template <int kCount>
+  __device__ __forceinline__ void load(int first, int there, Lanes<std::remove_const_t<T>, kCount>& lanes) const {
+    static_assert(sizeof(lanes) % kAccessBytes == 0);
+    constexpr int kAccesses = static_cast<int>(sizeof(lanes)) / kAccessBytes;
+    T* const at = global() + first;
+    if (is_wide() && there == kCount) {
+      uint4 pieces[kAccesses];
+#pragma unroll
+      for (int i = 0; i < kAccesses; ++i) pieces[i] = reinterpret_cast<const uint4*>(at)[i];
+      memcpy(&lanes, pieces, sizeof(lanes));
+    } else {
+      std::remove_const_t<T> values[kCount];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        if (i < there) {
+          values[i] = at[i];
+        } else {
+          values[i] = {};
+        }
+      }
+      memcpy(&lanes, values, sizeof(lanes));
+    }
+  }
+
+  template <int kCount>
+  __device__ __forceinline__ void store(int first, int there, const Lanes<T, kCount>& lanes) const {
+    constexpr int kAccesses = static_cast<int>(sizeof(lanes)) / kAccessBytes;
+    T* const at = global() + first;
+    if (is_wide() && there == kCount) {
+      uint4 pieces[kAccesses];
+      memcpy(pieces, &lanes, sizeof(lanes));
+#pragma unroll
+      for (int i = 0; i < kAccesses; ++i) reinterpret_cast<uint4*>(at)[i] = pieces[i];
+    } else {
+      T values[kCount];
+      memcpy(values, &lanes, sizeof(lanes));
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        if (i < there) at[i] = values[i];
+      }
+    }
+  }
+};
+
+}  // namespace adamant::kernels

@@ -1,0 +1,153 @@
+// The sum of the squares of all gradients. A warp adds up a chunk of 4,096 elements in the tree of norm_tree.hpp; the
+// warp that completes a node of the plan's tree goes on with that node, up to the last. Which warp that is changes from
+// run to run, what it adds does not.
+//
+// Bytes: every gradient is read once, 16 bytes an access where its address allows it; 8 bytes are written a chunk.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/device_stream.cuh"
+#include "kernels/launch.hpp"
+#include "kernels/norm_tree.hpp"
+#include "kernels/storage.hpp"
+#include "kernels/tuning.hpp"
+
+namespace adamant::kernels {
+
+// Adds up to kChunk numbers with a warp. `load(index, there, values)` gives a vector of them from that index on.
+// Accumulator j is held by lane j / kVector % 32 as element j % kVector of its vector number j / (32 kVector).
+template <int kVector>
+struct WarpTree {
+  static constexpr int kWarp = 32;
+  static constexpr int kVectors = kAccumulators / (kWarp * kVector);
+
+  struct Sums {
+    double value[kVector];
+  };
+
+  __device__ __forceinline__ static Sums plus(Sums a, const Sums& b) {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) a.value[i] = a.value[i] + b.value[i];
+    return a;
+  }
+
+  // The sums of the vectors k, k + kStride, k + 2 kStride, ...: upper half onto lower half, again and again.
+  template <int kStride, typename Load>
+  __device__ __forceinline__ static Sums sums(int k, int lane, int count, const Load& load) {
+    if constexpr (kStride < kVectors) {
+      const Sums lower = sums<2 * kStride>(k, lane, count, load);
+      return plus(lower, sums<2 * kStride>(k + kStride, lane, count, load));
+    } else {
+      Sums result{};
+      // Nothing of what is missing changes a sum, and leaving it out is uniform in the warp.
+      if (k * kWarp * kVector >= count) return result;
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) {
+        const int index = row * kAccumulators + (k * kWarp + lane) * kVector;
+        Sums values;
+        load(index, max(0, min(kVector, count - index)), values.value);
+        result = plus(result, values);
+      }
+      return result;
+    }
+  }
+
+  template <typename Load>
+  __device__ __forceinline__ static double sum(int lane, int count, const Load& load) {
+    Sums all = sums<1>(0, lane, count, load);
+#pragma unroll
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        all.value[i] = all.value[i] + __shfl_xor_sync(0xFFFFFFFFU, all.value[i], offset);
+      }
+    }
+#pragma unroll
+    for (int half = kVector / 2; half > 0; half /= 2) {
+#pragma unroll
+      for (int i = 0; i < half; ++i) all.value[i] = all.value[i] + all.value[i + half];
+    }
+    return all.value[0];
+  }
+};
+
+struct NormArguments {
+  DeviceTables tables;
+  NormTables norm;
+  std::int64_t begin;  // leaves
+  std::int64_t end;
+};
+
+// Hands the value of a leaf or node on; goes on with each node that it completes.
+__device__ __forceinline__ void hand_on(const NormTables& norm, double value, std::int64_t to, std::int64_t parent,
+                                        int lane) {
+  using Tree = WarpTree<kAccessBytes / sizeof(double)>;
+  while (true) {
+    const NormNode node = norm.nodes[parent];
+    int is_last = 0;
+    if (lane == 0) {
+      norm.values[to] = value;
+      __threadfence();
+      is_last = atomicAdd(norm.arrived + parent, 1U) == static_cast<unsigned>(node.count) - 1 ? 1 : 0;
+    }
+    if (__shfl_sync(0xFFFFFFFFU, is_last, 0) == 0) return;
+    __threadfence();
+    const double* const values = norm.values + node.begin;
+    const auto load = [&](int index, int there, double(&into)[kAccessBytes / sizeof(double)]) {
+#pragma unroll
+      for (int i = 0; i < static_cast<int>(kAccessBytes / sizeof(double)); ++i) {
+        // Past the first-level cache, which does not see what other blocks have written.
+        into[i] = i < there ? __ldcg(values + index + i) : 0.0;
+      }
+    };
+    value = Tree::sum(lane, static_cast<int>(node.count), load);
+    if (lane == 0) norm.arrived[parent] = 0;  // for the next step
+    if (node.parent < 0) {
+      if (lane == 0) {
+        norm.measured->sum_of_squares = value;
+        norm.measured->non_finite = atomicExch(norm.non_finite, 0);
+      }
+      return;
+    }
+    to = node.value;
+    parent = node.parent;
+  }
+}
+
+template <typename Gradient>
+__global__ void __launch_bounds__(kNormThreads, kNormBlocksPerSm) gradient_norm(const NormArguments arguments) {
+  constexpr int kWarp = 32;
+  constexpr int kVector = kAccessBytes / sizeof(Gradient);
+  using Tree = WarpTree<kVector>;
+  const int lane = static_cast<int>(threadIdx.x % kWarp);
+  const std::int64_t index =
+      arguments.begin + blockIdx.x * static_cast<std::int64_t>(blockDim.x / kWarp) + threadIdx.x / kWarp;
+  if (index >= arguments.end) return;
+  const NormLeaf leaf = arguments.norm.leaves[index];
+  const std::int64_t left = arguments.tables.rows[leaf.row].count - leaf.first;
+  const int count = static_cast<int>(left < kChunk ? left : kChunk);
+  const DeviceStream<const Gradient> gradient{static_cast<const Gradient*>(arguments.tables.gradients[leaf.row]) +
+                                              leaf.first};
+  bool all_finite = true;
+  const auto load = [&](int at, int there, double(&squares)[kVector]) {
+    Lanes<Gradient, kVector> values;
+    gradient.load(at, there, values);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      const auto value = widened<double>(values.get(i));
+      all_finite = all_finite && value - value == 0.0;
+      squares[i] = value * value;
+    }
+  };
+  double sum = 0.0;
+  if (count == kChunk) {
+    sum = Tree::sum(lane, static_cast<int>(kChunk), load);  // of known length: all that is asked about it goes away
+  } else {
+    sum = Tree::sum(lane, count, load);
+  }
+  if (__any_sync(0xFFFFFFFFU, all_finite ? 0 : 1) != 0 && lane == 0) atomicExch(arguments.norm.non_finite, 1);
+  hand_on(arguments.norm, sum, leaf.value, leaf.parent, lane);
+}
+
+}  // namespace adamant::kernels

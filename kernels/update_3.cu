@@ -1,0 +1,3 @@
+#include "kernels/update_kernels.cuh"
+
+template adamant::kernels::UpdateKernel adamant::kernels::update_kernel_of_group<3>(int rule, int storage);
