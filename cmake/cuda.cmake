@@ -51,8 +51,11 @@ endif()
 # and whole device code in each file. They come after whatever flags the project around us sets, and nvcc follows the last:
 # they undo its --use_fast_math or -rdc=true. CMake 3.25 does not know C++20 for nvcc.
 set(ADAMANT_CUDA_OPTIONS -std=c++20 -fmad=false -ftz=false -prec-div=true -prec-sqrt=true -rdc=false
-  --expt-relaxed-constexpr "SHELL:-Xcompiler -Wall,-Wextra,-fno-fast-math,-fno-finite-math-only,-fno-associative-math"
+  --expt-relaxed-constexpr "SHELL:-Xcompiler -fno-fast-math,-fno-finite-math-only,-fno-associative-math"
   "SHELL:-Xcompiler -fno-reciprocal-math,-fsigned-zeros,-ffp-contract=off,-fno-lto")
+foreach(warning IN LISTS ADAMANT_WARNINGS)
+  list(APPEND ADAMANT_CUDA_OPTIONS "SHELL:-Xcompiler ${warning}")
+endforeach()
 
 function(adamant_device_code target)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:${ADAMANT_CUDA_OPTIONS}>

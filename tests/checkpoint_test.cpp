@@ -717,10 +717,14 @@ TEST_F(Checkpoint, with_control_characters_is_refused_in_text_that_a_terminal_ca
   }
 }
 
+// Those that the umask takes from a file when it is made, too.
 TEST_F(Checkpoint, keeps_the_permissions_of_the_file_it_replaces) {
-  fs::permissions(path, fs::perms::owner_read | fs::perms::owner_write | fs::perms::group_read);
+  const auto shared = fs::perms::owner_read | fs::perms::owner_write | fs::perms::group_read | fs::perms::group_write;
+  fs::permissions(path, shared);
+  const mode_t former = ::umask(077);
   run.optimizer.save(path);
-  EXPECT_EQ(fs::status(path).permissions(), fs::perms::owner_read | fs::perms::owner_write | fs::perms::group_read);
+  ::umask(former);
+  EXPECT_EQ(fs::status(path).permissions(), shared);
 }
 
 }  // namespace

@@ -33,6 +33,7 @@ using test::run_program;
 using Json = nlohmann::json;
 using Words = std::vector<std::string>;
 
+constexpr bool kHasBench = ADAMANT_HAS_BENCH != 0;
 constexpr double kQuickSeconds = 10;  // what is refused is refused at once, even by a sanitized build
 const std::string kTrace = ADAMANT_SOURCE_DIR "/tests/golden/synthetic.trace.safetensors";
 
@@ -95,6 +96,11 @@ class CommandLine : public testing::Test {
     expect_refused(Words{"replay", kTrace, "--method", "adam"} + more, parts);
   }
 
+  // Says nothing of a build without the benchmark, whose `bench` has no options.
+  void expect_bench_refused(const Words& more, const Words& parts) const {
+    if (kHasBench) expect_refused(Words{"bench"} + more, parts);
+  }
+
   // A method's own option, through both ways in.
   void expect_option_refused(const std::string& method, const Words& options, const Words& parts) const {
     Words more{"--method", method};
@@ -153,6 +159,10 @@ class CommandLine : public testing::Test {
   Folder folder_;
 };
 
+// First in a test of what is measured.
+#define ADAMANT_NEEDS_BENCH() \
+  if (!kHasBench) GTEST_SKIP() << "this program was built without the benchmark"
+
 // --- What works
 
 TEST_F(CommandLine, HelpAndVersionExitWithZeroForTheProgramAndEverySubcommand) {
@@ -166,6 +176,7 @@ TEST_F(CommandLine, HelpAndVersionExitWithZeroForTheProgramAndEverySubcommand) {
   EXPECT_NE(run_well({"--help"}).find("info"), std::string::npos);
   for (const std::string subcommand : {"bench", "compare", "replay", "descend"}) {
     EXPECT_NE(run_well({"--help"}).find(subcommand), std::string::npos);
+    if (subcommand == "bench" && !kHasBench) continue;
     const std::string help = run_well({subcommand, "--help"});
     for (const char* option : {"--method", "--option", "--device", "--dtype", "--simd", "--threads", "--json"}) {
       EXPECT_NE(help.find(option), std::string::npos) << subcommand << " " << option;
@@ -176,6 +187,7 @@ TEST_F(CommandLine, HelpAndVersionExitWithZeroForTheProgramAndEverySubcommand) {
 }
 
 TEST_F(CommandLine, BenchReportsEveryMethodAndSizeInATableAndInJson) {
+  ADAMANT_NEEDS_BENCH();
   const Words words{"bench", "--device", "cpu", "--sizes", "1,17,1000", "--repetitions", "1", "--threads", "1"};
   const std::string table = run_well(words);
   for (const std::string& method : method_names()) EXPECT_NE(table.find(method), std::string::npos) << table;
@@ -198,6 +210,7 @@ TEST_F(CommandLine, BenchReportsEveryMethodAndSizeInATableAndInJson) {
 }
 
 TEST_F(CommandLine, BenchCountsTheBytesThatAMethodMoves) {
+  ADAMANT_NEEDS_BENCH();
   const std::map<std::string, int> kStreams{
       {"gradient_descent", 3}, {"momentum", 5}, {"rmsprop", 5}, {"adam", 7}, {"adamw", 7}};
   for (const auto& [type, size] : {std::pair<std::string, int>{"f32", 4}, {"f64", 8}}) {
@@ -210,6 +223,7 @@ TEST_F(CommandLine, BenchCountsTheBytesThatAMethodMoves) {
 }
 
 TEST_F(CommandLine, BenchSaysHowMuchMemoryATooLargeSizeNeedsAndGoesOn) {
+  ADAMANT_NEEDS_BENCH();
   const Words words{"bench",         "--device", "cpu",       "--method", "adam",  "--sizes", "1000000000000,16",
                     "--repetitions", "1",        "--threads", "1",        "--json"};
   const Outcome outcome = run(words);
@@ -224,6 +238,7 @@ TEST_F(CommandLine, BenchSaysHowMuchMemoryATooLargeSizeNeedsAndGoesOn) {
 }
 
 TEST_F(CommandLine, BenchFailsWhenThereIsMemoryForNoSize) {
+  ADAMANT_NEEDS_BENCH();
   const Words words{"bench",         "--device", "cpu",       "--method", "adam",        "--sizes",   "1000000000000",
                     "--repetitions", "1",        "--threads", "1",        "--json-file", file("json")};
   const Outcome outcome = run(words);
@@ -494,6 +509,7 @@ TEST_F(CommandLine, RefusesWhatIsNoSubcommandOrNoOptionOfOne) {
     expect_refused({subcommand, "nonsense"}, {"nonsense"});
     expect_refused({subcommand, "--method"}, {"--method"});
   }
+  if (!kHasBench) expect_refused({"bench"}, {"built without the benchmark", "-DADAMANT_BENCH=ON"});
   expect_refused({"bench", "compare"}, {"compare"});
   expect_refused({"replay", "--method", "adam"}, {"trace"});
   expect_refused({"replay", kTrace}, {"--method"});
@@ -506,13 +522,13 @@ TEST_F(CommandLine, RefusesUnknownNamesAndListsTheOnesThereAre) {
   for (const std::string method : {"adma", "", "Adam", "adam "}) {
     expect_refused({"replay", kTrace, "--method", method}, {'"' + method + '"', "gradient_descent", "adamw"});
     expect_refused({"compare", "--method", method}, {'"' + method + '"', "gradient_descent", "adamw"});
-    expect_refused({"bench", "--method", method}, {'"' + method + '"', "gradient_descent", "adamw"});
+    expect_bench_refused({"--method", method}, {'"' + method + '"', "gradient_descent", "adamw"});
   }
   expect_refused({"replay", kTrace, "--method", "all"}, {"\"all\"", "gradient_descent"});
   for (const std::string device : {"gpu", "cuda:", "cuda:-1", "cuda:1x", "cuda:99999999999", "CPU"}) {
     expect_replay_refused({"--device", device}, {device, "cpu, cuda, cuda:N and auto"});
     expect_refused({"compare", "--count", "1", "--device", device}, {device});
-    expect_refused({"bench", "--sizes", "1", "--device", device}, {device});
+    expect_bench_refused({"--sizes", "1", "--device", device}, {device});
   }
   expect_replay_refused({"--device", ""}, {"--device", "empty"});
   expect_replay_refused({"--simd", "sse"}, {"\"sse\"", "baseline, avx2 and avx512"});
@@ -525,7 +541,7 @@ TEST_F(CommandLine, RefusesUnknownNamesAndListsTheOnesThereAre) {
 TEST_F(CommandLine, SaysWhatIsMissingForADeviceThatIsNotThere) {
   expect_replay_refused({"--device", "cuda:63"}, {"cuda:63"});
   expect_refused({"compare", "--count", "1", "--device", "cuda:63"}, {"cuda:63"});
-  expect_refused({"bench", "--sizes", "1", "--device", "cuda:63"}, {"cuda:63"});
+  expect_bench_refused({"--sizes", "1", "--device", "cuda:63"}, {"cuda:63"});
 }
 
 TEST_F(CommandLine, RefusesOptionsThatTheMethodDoesNotHaveOrThatAreGivenWrongly) {
@@ -539,7 +555,7 @@ TEST_F(CommandLine, RefusesOptionsThatTheMethodDoesNotHaveOrThatAreGivenWrongly)
   expect_option_refused("momentum", {"nesterov=true", "momentum=0"}, {"nesterov"});
   expect_option_refused("momentum", {"nesterov=true", "dampening=0.1"}, {"nesterov"});
   expect_refused({"compare", "--option", "beta1=0.5"}, {"--option", "--method"});
-  expect_refused({"bench", "--option", "beta1=0.5"}, {"--option", "--method"});
+  expect_bench_refused({"--option", "beta1=0.5"}, {"--option", "--method"});
 }
 
 TEST_F(CommandLine, RefusesOptionsThatAreNoNumberOrOutOfRange) {
@@ -564,15 +580,17 @@ TEST_F(CommandLine, RefusesOptionsThatAreNoNumberOrOutOfRange) {
 TEST_F(CommandLine, RefusesSizesAndCountsThatAreNoWholeNumberInRange) {
   for (const std::string value : {"-1", "nan", "1.5", "1e3", "", " 1", "99999999999999999999", "0x10", "x"}) {
     for (const Words& words : {Words{"compare", "--count"}, Words{"compare", "--steps"}, Words{"compare", "--seed"},
-                               Words{"compare", "--threads"}, Words{"bench", "--sizes"},
-                               Words{"bench", "--repetitions"}, Words{"bench", "--threads"}}) {
+                               Words{"compare", "--threads"}}) {
       expect_refused(words + Words{value}, {words.back(), '"' + value + '"', "whole number from"});
+    }
+    for (const std::string option : {"--sizes", "--repetitions", "--threads"}) {
+      expect_bench_refused({option, value}, {option, '"' + value + '"', "whole number from"});
     }
   }
   expect_refused({"compare", "--steps", "0"}, {"--steps", "\"0\""});
-  expect_refused({"bench", "--sizes", "16,0"}, {"--sizes", "\"0\""});
-  expect_refused({"bench", "--sizes", "16,x"}, {"--sizes", "\"x\""});
-  expect_refused({"bench", "--repetitions", "0"}, {"--repetitions", "\"0\""});
+  expect_bench_refused({"--sizes", "16,0"}, {"--sizes", "\"0\""});
+  expect_bench_refused({"--sizes", "16,x"}, {"--sizes", "\"x\""});
+  expect_bench_refused({"--repetitions", "0"}, {"--repetitions", "\"0\""});
   expect_replay_refused({"--threads", "1000000"}, {"--threads", "1000000"});
   for (const std::string value : {"-1", "nan", "inf", "1e999", "", "x"}) {
     expect_replay_refused({"--expect", kTrace, "--tolerance", value}, {"--tolerance", '"' + value + '"'});
@@ -792,8 +810,9 @@ TEST_F(CommandLine, RefusesOutputsThatCannotBeWritten) {
   fs::create_symlink("/dev/full", file("device"));  // so that a broken check costs the link and not the device
   expect_replay_refused({"--out", file("device")}, {file("device"), "no regular file"});
   expect_replay_refused({"--out", "/proc/adamant"}, {"/proc/adamant"});
-  for (const Words& words : {Words{"replay", kTrace, "--method", "adam"}, Words{"compare", "--count", "1"},
-                             Words{"bench", "--sizes", "1"}}) {
+  std::vector<Words> reporting{{"replay", kTrace, "--method", "adam"}, {"compare", "--count", "1"}};
+  if (kHasBench) reporting.push_back({"bench", "--sizes", "1"});
+  for (const Words& words : reporting) {
     expect_refused(words + Words{"--json-file", ""}, {"--json-file", "empty"});
     expect_refused(words + Words{"--json-file", file("missing/out")},
                    {"--json-file", file("missing/out"), "no folder"});

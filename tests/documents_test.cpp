@@ -1,5 +1,5 @@
 // What the pages say of the library, held against it: methods, options and states of docs/methods.md, the keys of
-// docs/checkpoints.md, and the names of tests anywhere.
+// docs/checkpoints.md, and the names of tests and of our variables anywhere.
 #define XXH_INLINE_ALL
 #include <gtest/gtest.h>
 #include <xxhash.h>
@@ -224,6 +224,39 @@ TEST(Documents, NameTestsThatThereAre) {
     }
   }
   EXPECT_GT(seen.size(), 10U);
+}
+
+// --- Names of variables
+
+// Options of CMake, variables of the environment and macros: all have our prefix.
+std::set<std::string> variables_in(const std::string& text) {
+  const std::string prefix = "ADAMANT_";
+  std::set<std::string> names;
+  for (std::size_t at = text.find(prefix); at != std::string::npos; at = text.find(prefix, at)) {
+    const std::size_t end = text.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_", at);
+    names.insert(text.substr(at, end - at));
+    at += prefix.size();
+  }
+  return names;
+}
+
+TEST(Documents, NameVariablesThatThereAre) {
+  const fs::path root = ADAMANT_SOURCE_DIR;
+  std::set<std::string> there = variables_in(contents(root / "CMakeLists.txt"));
+  const std::set<std::string> extensions{".cpp", ".hpp", ".inl", ".cu", ".cuh", ".txt", ".cmake", ".sh", ".py"};
+  for (const char* folder : {"bench", "cmake", "examples", "host", "include", "kernels", "scripts", "tests", "tools"}) {
+    for (const auto& entry : fs::recursive_directory_iterator(root / folder)) {
+      if (extensions.contains(entry.path().extension().string())) there.merge(variables_in(contents(entry.path())));
+    }
+  }
+  std::size_t count = 0;
+  for (const Page& page : all_pages()) {
+    for (const std::string& name : variables_in(contents(page.path))) {
+      EXPECT_TRUE(there.contains(name)) << page.name() << ": " << name;
+      ++count;
+    }
+  }
+  EXPECT_GT(count, 10U);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 # Builds this project, which installs nothing of adamant unless it asks to.
 include("${CMAKE_CURRENT_LIST_DIR}/../steps.cmake")
-configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" -DBUILD_SHARED_LIBS=OFF ${CUDA_OPTIONS} -DENABLES_CUDA=${HAVE_CUDA}
+configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" -DBUILD_SHARED_LIBS=OFF -DMARCH_NATIVE=${MARCH_NATIVE}
+  ${CUDA_OPTIONS} -DENABLES_CUDA=${HAVE_CUDA}
   -DOWN_CUDA_ARCHITECTURE=${CUDA_ARCHITECTURE}-real -DCMAKE_CUDA_COMPILER_LAUNCHER=)  # a cache would leave no PTX
 build("${HERE}")
 expect_same_output("${HERE}/bin/program")
