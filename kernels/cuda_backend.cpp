@@ -659,6 +659,7 @@ class CudaBackend final : public Backend {
   Common* common() const { return reinterpret_cast<Common*>(common_.get()); }
 
   void make_common() {
+    const CaptureElsewhere allowed;
     Common first{};
     first.control = plain_control();
     first.report = first_report();
