@@ -5,6 +5,7 @@
 
 #include "kernels/apply.hpp"
 #include "kernels/dependent_launch.cuh"
+#include "kernels/device_stream.cuh"
 #include "kernels/norm.cuh"
 #include "kernels/storage.hpp"
 #include "kernels/tuning.hpp"
@@ -42,8 +43,9 @@ __global__ void __launch_bounds__(kScalarThreads) scalars(const DeviceTables tab
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (index >= tables.row_count) return;
   const DeviceRow& row = tables.rows[index];
-  const std::int64_t t = *row.step_count;
-  const auto& options = *reinterpret_cast<const typename Rule::Options*>(row.options->bytes);
+  const std::int64_t t = *DeviceStream<const std::int64_t>{row.step_count}.global();
+  const auto* const bytes = reinterpret_cast<const typename Rule::Options*>(row.options->bytes);
+  const auto& options = *DeviceStream<const typename Rule::Options>{bytes}.global();
   StepReport report = *tables.report;
   const Decision decision = decide(*tables.control, *tables.measured, report);
   RowScalars& scalars = tables.scalars[index];
