@@ -553,7 +553,11 @@ class CudaBackend final : public Backend {
     if (measures_) measure(stream, captured);
     {
       const NvtxRange launch("scalars");
-      ADAMANT_CUDA(launch_scalars(rule_, device_, stream), "launching the scalars of a step; no tensor was stepped");
+      const cudaError_t error = launch_scalars(rule_, device_, stream);
+      if (error != cudaSuccess) {
+        used(stream, captured);  // by the norm
+        fail(error, "launch_scalars", "launching the scalars of a step; no tensor was stepped");
+      }
     }
     for (const TileRange& tiles : ranges_) {
       const NvtxRange launch("update");
