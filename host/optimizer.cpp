@@ -787,12 +787,17 @@ void Optimizer::set_control(const StepControl& control, Stream stream) {
     self.backend->check_not_capturing(stream,
                                       "set_control: the norm of gradients is to be taken, which needs another plan");
   }
+  self.backend->set_control(there, stream);
   if (control.loss_scale && !self.control.loss_scale) {
     StepReport report = kernels::first_report();
     report.loss_scale = static_cast<float>(control.loss_scale->initial);
-    self.backend->set_report(report, stream);
+    try {
+      self.backend->set_report(report, stream);
+    } catch (...) {
+      without_failing([&] { self.backend->set_control(as_kernels_have_it(self.control), stream); });
+      throw;
+    }
   }
-  self.backend->set_control(there, stream);
   self.control = control;
   self.measures = there.measures != 0;
   if (needs_plan) self.prepared = false;

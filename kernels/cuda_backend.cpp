@@ -445,7 +445,6 @@ class CudaBackend final : public Backend {
              .non_finite = &common()->non_finite,
              .measured = &common()->measured};
     norm_nodes_ = std::ssize(plan.norm.nodes);
-    norm_interrupted_ = false;
     tables_ = std::move(tables);
     ranges_ = std::move(plan.ranges);
     norm_ranges_ = std::move(plan.norm.ranges);
@@ -554,7 +553,11 @@ class CudaBackend final : public Backend {
     if (measures_) measure(stream, captured);
     {
       const NvtxRange launch("scalars");
-      ADAMANT_CUDA(launch_scalars(rule_, device_, stream), "launching the scalars of a step; no tensor was stepped");
+      const cudaError_t error = launch_scalars(rule_, device_, stream);
+      if (error != cudaSuccess) {
+        used(stream, captured);  // by the norm
+        fail(error, "launch_scalars", "launching the scalars of a step; no tensor was stepped");
+      }
     }
     for (const TileRange& tiles : ranges_) {
       const NvtxRange launch("update");
@@ -671,21 +674,29 @@ class CudaBackend final : public Backend {
   }
 
   void measure(Stream stream, bool captured) {
-    // Where an earlier step could not launch all of its norm kernels, nodes still wait for what will not come.
-    if (norm_interrupted_) {
-      ADAMANT_CUDA(cudaMemsetAsync(norm_.arrived, 0, static_cast<std::size_t>(norm_nodes_) * sizeof(unsigned), stream),
-                   "beginning the norm anew");
-      ADAMANT_CUDA(cudaMemsetAsync(norm_.non_finite, 0, sizeof(std::int32_t), stream), "beginning the norm anew");
-    }
-    norm_interrupted_ = true;
+    if (norm_interrupted_) ADAMANT_CUDA(begin_norm_anew(stream), "beginning the norm anew");
     for (const NormRange& range : norm_ranges_) {
       const NvtxRange launch("norm");
       const cudaError_t error = launch_norm(range, device_, norm_, stream);
       if (error == cudaSuccess) continue;
+      {
+        // At once, for a graph that was captured before; if that fails too, with the next step.
+        const Quietly quietly;
+        norm_interrupted_ = true;
+        begin_norm_anew(stream);
+      }
       used(stream, captured);
       fail(error, "launch_norm", "launching the norm of gradients; no tensor was stepped");
     }
-    norm_interrupted_ = false;
+  }
+
+  // Where a step could not launch all of its norm kernels, nodes wait for what will not come.
+  cudaError_t begin_norm_anew(Stream stream) {
+    cudaError_t error =
+        cudaMemsetAsync(norm_.arrived, 0, static_cast<std::size_t>(norm_nodes_) * sizeof(unsigned), stream);
+    if (error == cudaSuccess) error = cudaMemsetAsync(norm_.non_finite, 0, sizeof(std::int32_t), stream);
+    norm_interrupted_ = error != cudaSuccess;
+    return error;
   }
 
   void bring_gradients(Stream stream) {

@@ -77,7 +77,8 @@ ADAMANT_HOST_DEVICE Decision decide(const Control& control, const Measured& meas
   Decision decision{inverse, control.clip_value, found && control.skips != 0};
   report.gradient_norm = kNotMeasured;
   if (control.measures != 0) {
-    report.gradient_norm = square_root(measured.sum_of_squares) * inverse;
+    const double norm = square_root(measured.sum_of_squares) * inverse;
+    report.gradient_norm = norm != norm ? kNotMeasured : norm;  // one NaN, as that of apply()
     if (control.clip_norm <= kLargest) {
       const double coefficient = control.clip_norm / (report.gradient_norm + kTiny);
       // A NaN stays one, as in PyTorch.
