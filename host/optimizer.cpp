@@ -917,7 +917,8 @@ void Optimizer::load(const std::filesystem::path& path, LoadOptions allowed, Str
       self.backend->set_step_count(records[loaded.index].first, loaded.step_count, stream);
     }
     self.backend->set_control(as_kernels_have_it(control), stream);
-    if (file.report) self.backend->set_report(*file.report, stream);
+    // Without a loss scale, nobody may read the file's and multiply the loss by it.
+    if (file.report && self.control.loss_scale) self.backend->set_report(*file.report, stream);
   } catch (...) {
     overwritten.put_back();
     for (std::size_t i = 0; i < std::min(file.groups.size(), self.groups.size()); ++i) {
