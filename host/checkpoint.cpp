@@ -274,6 +274,7 @@ class Reader {
 
   // A file without our metadata: the flattened state of a PyTorch optimizer.
   void read_foreign() {
+    has_parameters_ = true;  // or none at all
     for (std::size_t i = 0; i < optimizer_.tensors.size(); ++i) read_foreign_tensor(i);
     check_all_or_no_parameters();
     find_extra_arrays();
@@ -390,7 +391,7 @@ class Reader {
     }
     if (!file_.metadata().contains(kLossScale)) return;
     const std::string* text = value(std::string(kLossScale));
-    const auto good = number(std::string(kGoodSteps), std::numeric_limits<std::int32_t>::max());
+    const auto good = number(std::string(kGoodSteps), std::numeric_limits<std::int32_t>::max() - 1);
     const auto skipped = number(std::string(kSkippedSteps), kMostSteps);
     if (text == nullptr || !good || !skipped) return;
     const bool is_hexadecimal = text->starts_with(kHexadecimal);
@@ -443,7 +444,8 @@ class Reader {
   // A master or remainder of the file; not where a tensor is called that.
   const Entry* kept_in_file(const TensorView& tensor, Master master) const {
     const std::string name = array_name(tensor.name, kept_name(master));
-    if (index_.contains(name) || file_.metadata().contains(key(kStep, name))) return nullptr;
+    const bool is_a_tensor = index_.contains(name) || file_.metadata().contains(key(kStep, name));
+    if (has_parameters_ && is_a_tensor) return nullptr;
     return file_.find(name);
   }
 
@@ -692,7 +694,7 @@ class Reader {
   std::unordered_map<std::string_view, std::size_t> index_;  // of the optimizer's tensors
   std::unordered_set<std::string_view> changing_;            // tensors whose types may change
   std::string format_ = std::string(kThisFormat);
-  bool has_parameters_ = false;  // of a file of save()
+  bool has_parameters_ = false;  // whether arrays called as tensors are their parameters
   std::vector<Found> found_;     // one for each of `tensors`
   std::unordered_set<std::int64_t> identities_;
   std::vector<const Entry*> used_;

@@ -166,6 +166,16 @@ class Memory : public std::enable_shared_from_this<Memory> {
 
   cudaStream_t stream() const { return stream_; }
 
+  // What is enqueued in stream() from here on comes after what there is in the caller's.
+  void after(cudaStream_t stream, const char* what) const {
+    cudaEvent_t there = nullptr;
+    ADAMANT_CUDA(cudaEventCreateWithFlags(&there, cudaEventDisableTiming), what);
+    cudaError_t error = cudaEventRecord(there, stream);
+    if (error == cudaSuccess) error = cudaStreamWaitEvent(stream_, there, 0);
+    const cudaError_t destroyed = cudaEventDestroy(there);  // when it is no longer needed
+    check(error != cudaSuccess ? error : destroyed, "cudaEventRecord, cudaStreamWaitEvent", what);
+  }
+
   // Whatever was enqueued in the stream uses memory of ours. Cannot fail: what is not known is waited for.
   void used_by(cudaStream_t stream) noexcept {
     const Quietly quietly;
@@ -433,7 +443,7 @@ class CudaBackend final : public Backend {
                .tiles = reinterpret_cast<const Tile*>(at + tiles_at),
                .scalars = reinterpret_cast<RowScalars*>(at + scalars_at),
                .control = &common()->control,
-               .measured = &common()->measured,
+               .measured = nullptr,
                .report = &common()->report,
                .next_report = &common()->next_report,
                .row_count = row_count,
@@ -445,7 +455,6 @@ class CudaBackend final : public Backend {
              .non_finite = &common()->non_finite,
              .measured = &common()->measured};
     norm_nodes_ = std::ssize(plan.norm.nodes);
-    norm_interrupted_ = false;
     tables_ = std::move(tables);
     ranges_ = std::move(plan.ranges);
     norm_ranges_ = std::move(plan.norm.ranges);
@@ -465,6 +474,16 @@ class CudaBackend final : public Backend {
     check_nothing_left_behind("prepare");
     bring_gradients(stream);
     memory_->used_by(stream);
+  }
+
+  void set_first_options(std::int32_t group, const Method& options) override {
+    const OnDevice on(index_);
+    check_nothing_left_behind("setting the options of a new group");
+    const CaptureElsewhere allowed;
+    const OptionBytes bytes = option_bytes(rule_, options);
+    Copies copies(memory_->stream());
+    copies.add(options_.at(group), &bytes, sizeof bytes, cudaMemcpyHostToDevice, "setting the options of a new group");
+    copies.wait("setting the options of a new group");
   }
 
   void set_options(std::int32_t group, const Method& options, Stream stream) override {
@@ -532,8 +551,9 @@ class CudaBackend final : public Backend {
                    Stream stream) override {
     const OnDevice on(index_);
     check_nothing_left_behind("making a master");
-    ADAMANT_CUDA(launch_make_master(storage, kept, parameter, count, stream), "making a master");
-    memory_->used_by(stream);
+    const CaptureElsewhere allowed;
+    memory_->after(stream, "making a master");
+    ADAMANT_CUDA(launch_make_master(storage, kept, parameter, count, memory_->stream()), "making a master");
   }
 
   void step(Stream stream) override {
@@ -551,10 +571,15 @@ class CudaBackend final : public Backend {
       }
       bring_gradients(stream);
     }
+    device_.measured = measures_ ? norm_.measured : nullptr;
     if (measures_) measure(stream, captured);
     {
       const NvtxRange launch("scalars");
-      ADAMANT_CUDA(launch_scalars(rule_, device_, stream), "launching the scalars of a step; no tensor was stepped");
+      const cudaError_t error = launch_scalars(rule_, device_, stream);
+      if (error != cudaSuccess) {
+        used(stream, captured);  // by the norm
+        fail(error, "launch_scalars", "launching the scalars of a step; no tensor was stepped");
+      }
     }
     for (const TileRange& tiles : ranges_) {
       const NvtxRange launch("update");
@@ -659,6 +684,7 @@ class CudaBackend final : public Backend {
   Common* common() const { return reinterpret_cast<Common*>(common_.get()); }
 
   void make_common() {
+    const CaptureElsewhere allowed;
     Common first{};
     first.control = plain_control();
     first.report = first_report();
@@ -670,21 +696,29 @@ class CudaBackend final : public Backend {
   }
 
   void measure(Stream stream, bool captured) {
-    // Where an earlier step could not launch all of its norm kernels, nodes still wait for what will not come.
-    if (norm_interrupted_) {
-      ADAMANT_CUDA(cudaMemsetAsync(norm_.arrived, 0, static_cast<std::size_t>(norm_nodes_) * sizeof(unsigned), stream),
-                   "beginning the norm anew");
-      ADAMANT_CUDA(cudaMemsetAsync(norm_.non_finite, 0, sizeof(std::int32_t), stream), "beginning the norm anew");
-    }
-    norm_interrupted_ = true;
+    if (norm_interrupted_) ADAMANT_CUDA(begin_norm_anew(stream), "beginning the norm anew");
     for (const NormRange& range : norm_ranges_) {
       const NvtxRange launch("norm");
       const cudaError_t error = launch_norm(range, device_, norm_, stream);
       if (error == cudaSuccess) continue;
+      {
+        // At once, for a graph that was captured before; if that fails too, with the next step.
+        const Quietly quietly;
+        norm_interrupted_ = true;
+        begin_norm_anew(stream);
+      }
       used(stream, captured);
       fail(error, "launch_norm", "launching the norm of gradients; no tensor was stepped");
     }
-    norm_interrupted_ = false;
+  }
+
+  // Where a step could not launch all of its norm kernels, nodes wait for what will not come.
+  cudaError_t begin_norm_anew(Stream stream) {
+    cudaError_t error =
+        cudaMemsetAsync(norm_.arrived, 0, static_cast<std::size_t>(norm_nodes_) * sizeof(unsigned), stream);
+    if (error == cudaSuccess) error = cudaMemsetAsync(norm_.non_finite, 0, sizeof(std::int32_t), stream);
+    norm_interrupted_ = error != cudaSuccess;
+    return error;
   }
 
   void bring_gradients(Stream stream) {

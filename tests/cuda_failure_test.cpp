@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -17,6 +18,7 @@
 
 #include "adamant/adamant.hpp"
 #include "host/device_memory.hpp"
+#include "tests/control.hpp"
 #include "tests/device.hpp"
 #include "tests/folder.hpp"
 #include "tests/inputs.hpp"
@@ -87,6 +89,8 @@ ADAMANT_WRAP(cudaMemcpyAsync, (void* to, const void* from, std::size_t bytes, cu
 ADAMANT_WRAP(cudaLaunchKernel,
              (const void* kernel, dim3 grid, dim3 block, void** arguments, std::size_t shared, cudaStream_t stream),
              (kernel, grid, block, arguments, shared, stream))
+ADAMANT_WRAP(cudaLaunchKernelExC, (const cudaLaunchConfig_t* how, const void* kernel, void** arguments),
+             (how, kernel, arguments))
 ADAMANT_WRAP(cudaPointerGetAttributes, (cudaPointerAttributes * attributes, const void* pointer), (attributes, pointer))
 ADAMANT_WRAP(cudaFuncGetAttributes, (cudaFuncAttributes * attributes, const void* function), (attributes, function))
 // NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp)
@@ -110,17 +114,29 @@ class Subject {
   Optimizer& optimizer() { return *optimizer_; }
   GroupId group() const { return group_; }
   const TensorSpec& spare() const { return spare_; }
+  void destroy_optimizer() { optimizer_.reset(); }
   ConstArray other_gradient(TensorId id) const {
     const TensorSpec& spec = optimizer_->tensor(id);
     return {static_cast<const void*>(arrays_[static_cast<std::size_t>(std::stoul(spec.name)) + 2].get()),
             spec.parameter.type(), spec.parameter.count()};
   }
 
+  // Gradients of 16 bits too, and all that a step can do to gradients.
+  void take_control() {
+    add_narrow<bfloat16>(DataType::bfloat16, 4100);
+    add_narrow<float16>(DataType::float16, 30);
+    optimizer_->set_control(control());
+    for (int i = 0; i < 2; ++i) optimizer_->step();
+  }
+  static StepControl control() {
+    return {.clip_norm = 9.0, .clip_value = 0.5, .loss_scale = LossScale{.initial = 8, .growth_interval = 5}};
+  }
+
   // All that a failed call must leave as it was: the checkpoint has every parameter, state, count, option and freeze.
   std::string everything() {
     const Folder folder(in_memory_where_possible());
     optimizer_->save(folder.file("all"));
-    return contents(folder.file("all"));
+    return contents(folder.file("all")) + text_of(optimizer_->report());
   }
   // The same after one more step, which shows what the device holds and a checkpoint does not.
   std::string everything_after_a_step() {
@@ -144,6 +160,19 @@ class Subject {
             .group = i % 2 == 0 ? group_ : GroupId{}};
   }
 
+  // A float32 parameter with a gradient of another type.
+  template <typename Gradient>
+  void add_narrow(DataType type, std::int64_t count) {
+    TensorSpec spec = make<float>(count);
+    std::vector<std::byte> bytes(static_cast<std::size_t>(count) * sizeof(Gradient));
+    const std::vector<double> values = numbers(type, count, arrays_.size(), -4, 1);
+    for (std::size_t i = 0; i < values.size(); ++i) encode(values[i], type, bytes.data() + i * sizeof(Gradient));
+    arrays_.push_back(memory_.allocate(std::ssize(bytes)));
+    memory_.write(arrays_.back().get(), bytes);
+    spec.gradient = {reinterpret_cast<const Gradient*>(arrays_.back().get()), count};
+    optimizer_->add(spec);
+  }
+
   host::DeviceMemory& memory_;
   std::vector<std::shared_ptr<std::byte>> arrays_;
   TensorSpec spare_;
@@ -152,6 +181,12 @@ class Subject {
 };
 
 const std::string& checkpoint_file() {
+  static const Folder folder;
+  static const std::string file = folder.file("checkpoint");
+  return file;
+}
+
+const std::string& controlled_checkpoint_file() {
   static const Folder folder;
   static const std::string file = folder.file("checkpoint");
   return file;
@@ -175,6 +210,17 @@ std::vector<FailingCall> all_calls() {
       {"step", step},
       {"step_with_new_gradients", step, point_elsewhere},
       {"step_that_prepares", step, add},
+      {"step_with_control", step, [](Subject& s) { s.take_control(); }},
+      {"step_with_control_that_prepares", step,
+       [add](Subject& s) {
+         s.take_control();
+         add(s);
+       }},
+      {"set_control", [](Subject& s) { s.optimizer().set_control(Subject::control()); }},
+      {"set_control_of_other_values",
+       [](Subject& s) { s.optimizer().set_control({.gradient_scale = 3, .clip_value = 0.1}); },
+       [](Subject& s) { s.take_control(); }},
+      {"report", [](Subject& s) { (void)s.optimizer().report(); }, [](Subject& s) { s.take_control(); }},
       {"prepare_with_new_gradients", prepare, point_elsewhere},
       {"prepare_with_a_new_tensor", prepare, add},
       {"prepare_after_a_freeze", prepare, [](Subject& s) { s.optimizer().freeze(kFirst); }},
@@ -194,6 +240,8 @@ std::vector<FailingCall> all_calls() {
          s.optimizer().save(folder.file("x"));
        }},
       {"load", [](Subject& s) { s.optimizer().load(checkpoint_file()); }},
+      {"load_with_a_loss_scale", [](Subject& s) { s.optimizer().load(controlled_checkpoint_file()); },
+       [](Subject& s) { s.take_control(); }},
   };
 }
 
@@ -236,6 +284,9 @@ TEST_P(EveryCudaCall, that_fails_leaves_everything_as_it_was_and_the_call_may_be
     saved.optimizer().set_learning_rate(saved.group(), 0.77);
     for (int i = 0; i < 4; ++i) saved.optimizer().step();
     saved.optimizer().save(checkpoint_file());
+    saved.take_control();
+    for (int i = 0; i < 4; ++i) saved.optimizer().step();
+    saved.optimizer().save(controlled_checkpoint_file());
   }
   failure = cudaErrorUnknown;
   std::string before;
@@ -257,17 +308,25 @@ TEST_P(EveryCudaCall, that_fails_leaves_everything_as_it_was_and_the_call_may_be
   for (int n = 1; n <= all; ++n) {
     Subject subject(memory);
     GetParam().before(subject);
+    const std::string report = text_of(subject.optimizer().report());
     std::map<TensorId, std::int64_t> counts;
     for (const TensorId id : subject.optimizer().tensors()) counts[id] = subject.optimizer().step_count(id);
     const std::string error = run(subject, GetParam(), n);
     SCOPED_TRACE(testing::Message() << "call " << n << " of " << all << ", " << failed << ": " << error);
     ASSERT_FALSE(failed.empty());
-    if (error.find("stepped were those of float32") != std::string::npos) {
-      // Each tensor is wholly stepped or untouched.
+    if (const auto list = error.find("stepped were those of "); list != std::string::npos) {
+      // Each tensor is wholly stepped or untouched, and the step is none that the report or the loss scale knows of.
+      int tensors_stepped = 0;
       for (const TensorId id : subject.optimizer().tensors()) {
-        const bool stepped = subject.optimizer().tensor(id).parameter.type() == DataType::float32;
+        const TensorSpec& spec = subject.optimizer().tensor(id);
+        const bool stepped = error.find(std::string(name(spec.parameter.type())) + " with " +
+                                            std::string(name(spec.gradient.type())) + " gradients",
+                                        list) != std::string::npos;
         EXPECT_EQ(subject.optimizer().step_count(id), counts[id] + (stepped ? 1 : 0));
+        tensors_stepped += stepped ? 1 : 0;
       }
+      EXPECT_GT(tensors_stepped, 0);
+      EXPECT_EQ(text_of(subject.optimizer().report()), report);
       ++thrown;
       continue;
     }
@@ -318,6 +377,81 @@ TEST_F(CudaFailures, of_the_constructor_leave_nothing_behind) {
     EXPECT_EQ(alive, alive_at_first) << failed;
   }
   EXPECT_GT(thrown, 3);
+}
+
+// Where a launch of the norm fails, some of the tree has been added up, and a gradient that is not finite may have been
+// found. Whatever comes next, another step, a graph that was captured before, another plan, takes the norm anew.
+TEST_F(CudaFailures, of_a_launch_of_the_norm_leave_the_next_step_the_right_norm) {
+  const std::vector<std::int64_t> counts{70, 5, 4100, 18, 1, 33};
+  const StepControl control{.non_finite = NonFinite::skip, .clip_norm = 5.0};
+  enum class Next { step, graph, new_plan };
+  for (const Next next : {Next::step, Next::graph, Next::new_plan}) {
+    ControlModel whole(Adam{}, Device::cpu(), mixed(counts));
+    whole.optimizer.set_control(control);
+    if (next == Next::new_plan) whole.optimizer.freeze(TensorId{5});
+    for (int i = 0; i < 2; ++i) whole.optimizer.step();
+    for (int launch = 1; launch <= 5; ++launch) {
+      SCOPED_TRACE(testing::Message() << "launch " << launch << ", then " << static_cast<int>(next));
+      ControlModel model(Adam{}, cuda_device(), mixed(counts));
+      model.optimizer.set_control(control);
+      model.optimizer.prepare();
+      cudaStream_t stream = nullptr;
+      cudaGraph_t graph = nullptr;
+      cudaGraphExec_t ready = nullptr;
+      ASSERT_EQ(cudaStreamCreate(&stream), cudaSuccess);
+      ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), cudaSuccess);
+      model.optimizer.step(stream);
+      ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+      ASSERT_EQ(cudaGraphInstantiateWithFlags(&ready, graph, 0), cudaSuccess);
+      model.spoil(0, 3, std::numeric_limits<double>::quiet_NaN());
+      failure = cudaErrorUnknown;
+      calls = 0;
+      failing = launch;
+      only = "cudaLaunchKernel";
+      counting = true;
+      EXPECT_THROW(model.optimizer.step(), CudaError);
+      counting = false;
+      only.clear();
+      model.set_gradients(0);
+      if (next == Next::new_plan) model.optimizer.freeze(TensorId{5});
+      for (int i = 0; i < 2; ++i) {
+        if (next == Next::graph) {
+          EXPECT_EQ(cudaGraphLaunch(ready, nullptr), cudaSuccess);
+        } else {
+          model.optimizer.step();
+        }
+      }
+      EXPECT_EQ(text_of(model.optimizer.report()), text_of(whole.optimizer.report()));
+      EXPECT_TRUE(model.everything() == whole.everything());
+      EXPECT_EQ(cudaGraphExecDestroy(ready), cudaSuccess);
+      EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+      EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
+    }
+  }
+}
+
+// What was launched before the call that failed still runs, and uses memory that goes back behind it. The emulator
+// tells when work waits until something waits for it (PTXCPU_LAZY=1).
+TEST_F(CudaFailures, of_a_launch_let_those_before_it_finish_before_memory_goes_back) {
+  host::DeviceMemory memory(cuda_device());
+  for (int launch = 1; launch <= 5; ++launch) {
+    Subject subject(memory);
+    subject.take_control();
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    cudaStream_t stream = nullptr;  // younger than the optimizer's own, and so the last that an emulator runs
+    ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+    failure = cudaErrorUnknown;
+    calls = 0;
+    failing = launch;
+    only = "cudaLaunchKernel";
+    counting = true;
+    EXPECT_THROW(subject.optimizer().step(stream), CudaError);
+    counting = false;
+    only.clear();
+    subject.destroy_optimizer();
+    EXPECT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+    EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
+  }
 }
 
 // Each allocation of device memory refused in turn: what was asked for and where is said, and nothing is lost.
