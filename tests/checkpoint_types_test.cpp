@@ -566,8 +566,8 @@ TEST_F(KeysOfASecondFormat, are_refused_by_name_where_they_are_missing_or_out_of
        {"nan", "0xnan", "inf", "0xinf", "-0x1p+0", "0x1p+128", "65536", "", "0x", "0x1p+0 "}) {
     refused("adamant.loss_scale", value, "\"adamant.loss_scale\" is \"" + value + "\"; allowed: hexadecimal floats");
   }
-  refused("adamant.good_steps", "-1", "allowed: 0 to 2147483647");
-  refused("adamant.good_steps", "2147483648", "allowed: 0 to 2147483647");
+  refused("adamant.good_steps", "-1", "allowed: 0 to 2147483646");
+  refused("adamant.good_steps", "2147483647", "allowed: 0 to 2147483646");
   refused("adamant.good_steps", "remove", "no \"adamant.good_steps\"");
   refused("adamant.skipped_steps", "9223372036854775807", "allowed: 0 to ");
   refused("adamant.skipped_steps", "remove", "no \"adamant.skipped_steps\"");
