@@ -154,27 +154,32 @@ TEST_F(Trap20NormBits, on_a_device_are_those_of_the_promised_order_for_every_typ
       ControlModel model(GradientDescent{}, cuda_device(), mixed(counts, first_type, offset));
       model.optimizer.set_control({.measure_norm = true});
       for (std::uint64_t step = 0; step < 2; ++step) {  // the second finds what the first has left
-        model.set_gradients(step);
+        model.set_gradients(step, -14, 3);
         model.optimizer.step();
         EXPECT_EQ(model.optimizer.report().gradient_norm, norm_in_order(model)) << first_type << ", " << offset;
       }
     }
   }
-  for (const std::int64_t count : counts) {
-    ControlModel model(GradientDescent{}, cuda_device(), {shape(count, DataType::bfloat16)});
-    model.optimizer.set_control({.measure_norm = true});
-    model.optimizer.step();
-    EXPECT_EQ(model.optimizer.report().gradient_norm, norm_in_order(model)) << count;
+  for (const DataType type : kGradientTypes) {
+    for (const std::int64_t count : {1025, 4096, 12289}) {
+      ControlModel model(GradientDescent{}, cuda_device(), {shape(count, type)});
+      model.optimizer.set_control({.measure_norm = true});
+      for (std::uint64_t step = 0; step < 5; ++step) {
+        model.set_gradients(step, -14, 3);
+        model.optimizer.step();
+        EXPECT_EQ(model.optimizer.report().gradient_norm, norm_in_order(model)) << name(type) << ", " << count;
+      }
+    }
   }
 }
 
 TEST_F(Trap20NormBits, on_a_device_of_more_tensors_than_a_node_adds_up_are_those_of_the_promised_order) {
   std::vector<std::int64_t> counts;
-  for (int i = 0; i < 4097; ++i) counts.push_back(i % 4);
+  for (int i = 0; i < 4097; ++i) counts.push_back(i % 5);  // types go round by four
   ControlModel model(GradientDescent{}, cuda_device(), mixed(counts, 1));
   model.optimizer.set_control({.measure_norm = true});
   for (std::uint64_t step = 0; step < 2; ++step) {
-    model.set_gradients(step);
+    model.set_gradients(step, -14, 3);
     model.optimizer.step();
     EXPECT_EQ(model.optimizer.report().gradient_norm, norm_in_order(model));
   }
