@@ -52,8 +52,11 @@ constexpr std::string_view kThisFormat = "2";
 constexpr std::string_view kFirstFormat = "1";
 
 constexpr std::string_view kNoDigest = "0000000000000000";
+constexpr const char* kWouldBeAllowed = "; LoadOptions::change_types would allow it";
 // What a run that goes on from there may have come to.
 constexpr std::int64_t kMostSteps = kMostStepsSet + (std::int64_t{1} << 61);
+// One less than the largest number, so that there is a next one.
+constexpr std::uint32_t kLargestIdentity = std::numeric_limits<std::uint32_t>::max() - 1;
 // Large enough that system calls cost nothing, small enough to be hashed and written from the cache.
 constexpr std::int64_t kPieceBytes = 1 << 20;
 
@@ -239,7 +242,7 @@ class Reader {
   Reader(const File& file, const OptimizerView& optimizer, LoadOptions allowed)
       : file_(file), optimizer_(optimizer), allowed_(allowed) {
     for (std::size_t i = 0; i < optimizer.tensors.size(); ++i) index_.emplace(optimizer.tensors[i].name, i);
-    for (const std::string& name : allowed.change_types) {
+    for (const std::string& name : allowed_.change_types) {  // its own copy, which `changing_` points into
       if (!index_.contains(name)) {
         differences_.add("change_types: there is no tensor called " + in_quotes(name) + " in the optimizer");
       }
@@ -271,6 +274,7 @@ class Reader {
 
   // A file without our metadata: the flattened state of a PyTorch optimizer.
   void read_foreign() {
+    has_parameters_ = true;  // or none at all
     for (std::size_t i = 0; i < optimizer_.tensors.size(); ++i) read_foreign_tensor(i);
     check_all_or_no_parameters();
     find_extra_arrays();
@@ -387,7 +391,7 @@ class Reader {
     }
     if (!file_.metadata().contains(kLossScale)) return;
     const std::string* text = value(std::string(kLossScale));
-    const auto good = number(std::string(kGoodSteps), std::numeric_limits<std::int32_t>::max());
+    const auto good = number(std::string(kGoodSteps), std::numeric_limits<std::int32_t>::max() - 1);
     const auto skipped = number(std::string(kSkippedSteps), kMostSteps);
     if (text == nullptr || !good || !skipped) return;
     const bool is_hexadecimal = text->starts_with(kHexadecimal);
@@ -420,7 +424,7 @@ class Reader {
     }
     loaded.frozen = truth(key(kFrozen, tensor.name)).value_or(false);
     if (format_ != kFirstFormat) {
-      const auto identity = number(key(kIdentity, tensor.name), std::numeric_limits<std::uint32_t>::max() - 1);
+      const auto identity = number(key(kIdentity, tensor.name), kLargestIdentity);
       if (identity) loaded.identity = static_cast<std::uint32_t>(*identity);
       if (identity && !identities_.insert(*identity).second) {
         differences_.add("tensor " + in_quotes(tensor.name) + ": another tensor of the file has the same identity " +
@@ -437,17 +441,39 @@ class Reader {
 
   bool may_change(const TensorView& tensor) const { return changing_.contains(tensor.name); }
 
+  // A master or remainder of the file; not where a tensor is called that.
+  const Entry* kept_in_file(const TensorView& tensor, Master master) const {
+    const std::string name = array_name(tensor.name, kept_name(master));
+    const bool is_a_tensor = index_.contains(name) || file_.metadata().contains(key(kStep, name));
+    if (has_parameters_ && is_a_tensor) return nullptr;
+    return file_.find(name);
+  }
+
   // The master or remainder that a tensor has, or where types may change, that the file has.
   void find_kept(const TensorView& tensor, Found& found) {
+    const std::string where = "tensor " + in_quotes(tensor.name) + ": ";
     for (const Master master : {Master::float32, Master::remainder}) {
       const std::string name = array_name(tensor.name, kept_name(master));
-      if (may_change(tensor) ? file_.find(name) == nullptr : tensor.master != master) continue;
-      found.kept = array(name, kept_type(master), tensor);
+      const Entry* const there = kept_in_file(tensor, master);
+      if (there == nullptr && (may_change(tensor) || tensor.master != master)) continue;
+      if (!may_change(tensor) && (there == nullptr || tensor.master != master)) {
+        if (there != nullptr) used_.push_back(there);
+        differences_.add(where +
+                         (there == nullptr ? "there is no " + in_quotes(name) + " in the file"
+                                           : in_quotes(name) + " of the file is not what the optimizer keeps") +
+                         kWouldBeAllowed);
+        continue;
+      }
+      if (found.kept != nullptr) differences_.add(where + "the file has a master and a remainder of it");
+      found.kept = array(name, kept_type(master), tensor, Types::same);
       found.master = master;
     }
-    if (found.master == Master::remainder && found.parameter == nullptr && tensor.master != Master::remainder) {
-      differences_.add("tensor " + in_quotes(tensor.name) +
-                       ": a remainder without the parameter it belongs to cannot change its type");
+    if (found.master != Master::remainder) return;
+    if (found.parameter == nullptr && tensor.master != Master::remainder) {
+      differences_.add(where + "a remainder without the parameter it belongs to cannot change its type");
+    } else if (found.parameter != nullptr && found.parameter->type != file_type(DataType::bfloat16)) {
+      differences_.add(where + "a remainder belongs to a parameter of type BF16, but " + in_quotes(tensor.name) +
+                       " is of type " + std::string(safetensors::type_name(found.parameter->type)) + " in the file");
     }
   }
 
@@ -472,8 +498,7 @@ class Reader {
     Found& found = found_.emplace_back();
     if (has_parameter) found.parameter = array(std::string(tensor.name), tensor.parameter_type, tensor);
     // PyTorch has none, but a file of another program may.
-    if (file_.find(array_name(tensor.name, kMasterName)) != nullptr ||
-        file_.find(array_name(tensor.name, kRemainderName)) != nullptr) {
+    if (kept_in_file(tensor, Master::float32) != nullptr || kept_in_file(tensor, Master::remainder) != nullptr) {
       find_kept(tensor, found);
     }
     if (!stepped) return;
@@ -533,18 +558,22 @@ class Reader {
     return array(name, file_type(type), tensor);
   }
 
+  enum class Types { same, changed_if_asked };
+
   // The array of that name, if it fits the tensor.
-  const Entry* array(const std::string& name, safetensors::Type type, const TensorView& tensor) {
+  const Entry* array(const std::string& name, safetensors::Type type, const TensorView& tensor,
+                     Types types = Types::changed_if_asked) {
     const Entry* entry = file_.find(name);
     if (entry == nullptr) {
       differences_.add("tensor " + in_quotes(tensor.name) + ": there is no " + in_quotes(name) + " in the file");
       return nullptr;
     }
     used_.push_back(entry);
-    if (entry->type != type && !(may_change(tensor) && can_become(entry->type, type))) {
+    const bool can_change = types == Types::changed_if_asked && can_become(entry->type, type);
+    if (entry->type != type && !(may_change(tensor) && can_change)) {
       differences_.add(in_quotes(name) + " is of type " + std::string(safetensors::type_name(entry->type)) +
                        " in the file, " + std::string(safetensors::type_name(type)) + " is needed" +
-                       (can_become(entry->type, type) ? "; LoadOptions::change_types would allow it" : ""));
+                       (can_change ? kWouldBeAllowed : ""));
     }
     // A side that knows only the count fits any shape of that count.
     const bool same_shape =
@@ -665,7 +694,7 @@ class Reader {
   std::unordered_map<std::string_view, std::size_t> index_;  // of the optimizer's tensors
   std::unordered_set<std::string_view> changing_;            // tensors whose types may change
   std::string format_ = std::string(kThisFormat);
-  bool has_parameters_ = false;  // of a file of save()
+  bool has_parameters_ = false;  // whether arrays called as tensors are their parameters
   std::vector<Found> found_;     // one for each of `tensors`
   std::unordered_set<std::int64_t> identities_;
   std::vector<const Entry*> used_;
@@ -732,20 +761,28 @@ LoadedCheckpoint read_checkpoint(const std::filesystem::path& path, const Optimi
 
 std::vector<std::uint32_t> identities_after(const LoadedCheckpoint& file, const OptimizerView& optimizer) {
   std::vector<std::optional<std::uint32_t>> loaded(optimizer.tensors.size());
+  std::unordered_set<std::uint32_t> of_file;
   std::unordered_set<std::uint32_t> taken;
-  std::uint32_t next = 0;
   for (const LoadedTensor& tensor : file.tensors) {
     if (!tensor.identity) continue;
     loaded[tensor.index] = tensor.identity;
-    taken.insert(*tensor.identity);
+    of_file.insert(*tensor.identity);
   }
-  for (const TensorView& tensor : optimizer.tensors) next = std::max(next, tensor.identity + 1);
+  taken = of_file;
+  for (const TensorView& tensor : optimizer.tensors) taken.insert(tensor.identity);
+  // A new one, above the others as long as there is one above: a file may have any.
+  std::uint32_t next = 0;
   for (const std::uint32_t identity : taken) next = std::max(next, identity + 1);
+  const auto free_identity = [&] {
+    while (next > kLargestIdentity || taken.contains(next)) next = next > kLargestIdentity ? 0 : next + 1;
+    taken.insert(next);
+    return next;
+  };
   std::vector<std::uint32_t> identities;
   identities.reserve(optimizer.tensors.size());
   for (std::size_t i = 0; i < optimizer.tensors.size(); ++i) {
     const std::uint32_t own = optimizer.tensors[i].identity;
-    identities.push_back(loaded[i] ? *loaded[i] : taken.contains(own) ? next++ : own);
+    identities.push_back(loaded[i] ? *loaded[i] : of_file.contains(own) ? free_identity() : own);
   }
   return identities;
 }

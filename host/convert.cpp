@@ -62,7 +62,7 @@ bool is_convertible(DataType from, DataType to) {
   if (from == to) return true;
   const auto is_wide = [](DataType type) { return type == DataType::float64; };
   const auto is_narrow = [](DataType type) { return type == DataType::bfloat16 || type == DataType::float16; };
-  return !(is_wide(from) && is_narrow(to));
+  return !(is_wide(from) && is_narrow(to)) && !(is_narrow(from) && is_wide(to));
 }
 
 std::vector<std::byte> converted(std::span<const std::byte> values, DataType from, DataType to) {

@@ -15,8 +15,8 @@ namespace adamant::host {
 // remainder begins as zeros.
 void make_master(int storage, void* kept, const void* parameter, std::int64_t count);
 
-// The numbers of an array in another type, rounded to nearest even. Between float64 and 16 bits there would be two
-// roundings: `is_convertible` says no.
+// The numbers of an array in another type, rounded to nearest even. From float64 to 16 bits there would be two
+// roundings, and nobody goes the other way: `is_convertible` says no to both.
 bool is_convertible(DataType from, DataType to);
 std::vector<std::byte> converted(std::span<const std::byte> values, DataType from, DataType to);
 

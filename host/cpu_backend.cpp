@@ -98,6 +98,7 @@ class CpuBackend final : public kernels::Backend {
   }
   void refresh(Stream /*stream*/) override {}
 
+  void set_first_options(std::int32_t group, const Method& options) override { set_options(group, options, nullptr); }
   void set_options(std::int32_t group, const Method& options, Stream /*stream*/) override {
     options_[static_cast<std::size_t>(group)] = options;
   }
@@ -125,7 +126,7 @@ class CpuBackend final : public kernels::Backend {
     const FloatingPointGuard guard;
     kernels::Measured measured{};
     if (control_.measures != 0) measured = measure();
-    decision_ = kernels::decide(control_, measured, report_);
+    decision_ = kernels::decide(control_, control_.measures != 0 ? &measured : nullptr, report_);
     if (!decision_.skip) compute_scalars();
     for (const TileRange& range : plan_.ranges) update_range(range);
     if (decision_.skip) return;

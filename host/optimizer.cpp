@@ -62,15 +62,23 @@ void check_number(const char* field, double value, double low, double high, cons
   refuse_control(field, to_text(value) + "; allowed: " + allowed);
 }
 
-void check_control(const StepControl& control) {
+// The caller's floating-point environment is put aside by whoever calls this and the next, which are functions of their
+// own so that nothing of them is moved out of that.
+[[gnu::noinline]] void check_control(const StepControl& control) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   constexpr double kLargestFloat = std::numeric_limits<float>::max();
   const auto aligned = [](const float* pointer) {
     return reinterpret_cast<std::uintptr_t>(pointer) % alignof(float) == 0;
   };
   check_number("gradient_scale", control.gradient_scale, 0, kInfinity, "greater than 0 and finite");
+  if (1.0 / control.gradient_scale > kLargestFloat) {
+    refuse_control("gradient_scale", to_text(control.gradient_scale) + "; allowed: what has a float32 for its inverse");
+  }
   if (control.clip_norm) check_number("clip_norm", *control.clip_norm, 0, kInfinity, "greater than 0 and finite");
   if (control.clip_value) check_number("clip_value", *control.clip_value, 0, kInfinity, "greater than 0 and finite");
+  if (control.clip_value && static_cast<float>(*control.clip_value) == 0.0F) {
+    refuse_control("clip_value", to_text(*control.clip_value) + "; allowed: what is no zero as a float32");
+  }
   if (control.gradient_scale_pointer != nullptr && control.gradient_scale != 1.0) {
     refuse_control("gradient_scale", "there is a gradient_scale_pointer too; allowed: one of them");
   }
@@ -93,7 +101,13 @@ void check_control(const StepControl& control) {
   }
 }
 
-kernels::Control as_kernels_have_it(const StepControl& control) {
+[[gnu::noinline]] StepReport first_report(const LossScale& scale) {
+  StepReport report = kernels::first_report();
+  report.loss_scale = static_cast<float>(scale.initial);
+  return report;
+}
+
+[[gnu::noinline]] kernels::Control as_kernels_have_it(const StepControl& control) {
   kernels::Control there = kernels::plain_control();
   there.gradient_scale = control.gradient_scale;
   there.gradient_scale_pointer = control.gradient_scale_pointer;
@@ -586,7 +600,7 @@ Optimizer::Optimizer(Method method, Device device, Tuning tuning, Allocator allo
     backend = kernels::make_cuda_backend(device.index, rule, allocator);
   }
   backend->reserve(0, 1);
-  backend->set_options(0, method, nullptr);
+  backend->set_first_options(0, method);
   impl_ = std::make_unique<Impl>(method, device, tuning);
   impl_->backend = std::move(backend);
 }
@@ -600,7 +614,7 @@ GroupId Optimizer::add_group(Method options) {
   const auto index = static_cast<std::int32_t>(impl_->groups.size());
   impl_->groups.reserve(impl_->groups.size() + 1);
   impl_->backend->reserve(impl_->next_id, index + 1);
-  impl_->backend->set_options(index, options, nullptr);
+  impl_->backend->set_first_options(index, options);
   impl_->groups.push_back(options);
   return GroupId{index};
 }
@@ -773,6 +787,7 @@ void Optimizer::set_learning_rate(GroupId group, double learning_rate, Stream st
 }
 
 void Optimizer::set_control(const StepControl& control, Stream stream) {
+  const host::FloatingPointGuard guard;
   Impl& self = *impl_;
   check_control(control);
   const auto check_pointer = [&](const float* pointer, const char* field) {
@@ -789,10 +804,8 @@ void Optimizer::set_control(const StepControl& control, Stream stream) {
   }
   self.backend->set_control(there, stream);
   if (control.loss_scale && !self.control.loss_scale) {
-    StepReport report = kernels::first_report();
-    report.loss_scale = static_cast<float>(control.loss_scale->initial);
     try {
-      self.backend->set_report(report, stream);
+      self.backend->set_report(first_report(*control.loss_scale), stream);
     } catch (...) {
       without_failing([&] { self.backend->set_control(as_kernels_have_it(self.control), stream); });
       throw;
@@ -864,7 +877,7 @@ Array Optimizer::state(TensorId tensor, std::string_view name) {
 
 void Optimizer::save(const std::filesystem::path& path, SaveOptions what, Stream stream) {
   const host::FloatingPointGuard guard;  // for clearing new states and for numbers as text
-  impl_->prepare(stream);
+  impl_->prepare_in(stream, "save: tensors, groups or freezes have changed; call prepare() first");
   host::save_checkpoint(path, impl_->view(stream), what, *impl_->backend, stream);
 }
 
@@ -887,7 +900,14 @@ void Optimizer::load(const std::filesystem::path& path, LoadOptions allowed, Str
   self.backend->reserve(self.next_id, static_cast<std::int64_t>(groups.size()));
   StepControl control = self.control;
   control.seed = file.seed.value_or(control.seed);
-  std::vector<std::uint32_t> identities = host::identities_after(file, view);
+  const std::vector<std::uint32_t> identities = host::identities_after(file, view);
+  std::vector<std::vector<std::byte>> copies;  // of parameters that have one
+  for (const host::LoadedTensor& loaded : file.tensors) {
+    const TensorSpec& spec = records[loaded.index].second->spec;
+    if (!loaded.parameter.is_there || !has_copy(spec)) continue;
+    copies.push_back(host::converted(loaded.parameter.bytes(), DataType::float32, spec.copy.type()));
+  }
+  auto next_copy = copies.cbegin();
 
   // A device may still fail: what is overwritten there is kept until all is done.
   Overwritten overwritten(*self.backend, self.device, stream);
@@ -896,10 +916,7 @@ void Optimizer::load(const std::filesystem::path& path, LoadOptions allowed, Str
       const Record& tensor = *records[loaded.index].second;
       if (loaded.parameter.is_there) {
         overwritten.write(tensor.spec.parameter.data(), loaded.parameter.bytes());
-        if (has_copy(tensor.spec)) {
-          overwritten.write(tensor.spec.copy.data(),
-                            host::converted(loaded.parameter.bytes(), DataType::float32, tensor.spec.copy.type()));
-        }
+        if (has_copy(tensor.spec)) overwritten.write(tensor.spec.copy.data(), *next_copy++);
       }
       if (loaded.kept.is_there) overwritten.write(tensor.kept, loaded.kept.bytes());
       for (int slot = 0; slot < self.slots(); ++slot) {
@@ -917,7 +934,8 @@ void Optimizer::load(const std::filesystem::path& path, LoadOptions allowed, Str
       self.backend->set_step_count(records[loaded.index].first, loaded.step_count, stream);
     }
     self.backend->set_control(as_kernels_have_it(control), stream);
-    if (file.report) self.backend->set_report(*file.report, stream);
+    // Without a loss scale, nobody may read the file's and multiply the loss by it.
+    if (file.report && self.control.loss_scale) self.backend->set_report(*file.report, stream);
   } catch (...) {
     overwritten.put_back();
     for (std::size_t i = 0; i < std::min(file.groups.size(), self.groups.size()); ++i) {

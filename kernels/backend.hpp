@@ -44,6 +44,8 @@ class Backend {
   // Brings changed addresses to the device. Waits when too many refreshes are on their way already.
   virtual void refresh(Stream stream) = 0;
 
+  // The options of a group that no step has followed yet: in force for every stream when it returns.
+  virtual void set_first_options(std::int32_t group, const Method& options) = 0;
   virtual void set_options(std::int32_t group, const Method& options, Stream stream) = 0;
 
   virtual void set_step_count(std::int64_t slot, std::int64_t count, Stream stream) = 0;
@@ -59,7 +61,8 @@ class Backend {
   // Waits for what comes before it in the stream.
   virtual StepReport read_report(Stream stream) const = 0;
 
-  // Gives a tensor of that storage the master that its parameter's value makes, where it has one of its own.
+  // Gives a tensor of that storage the master that its parameter's value makes, where it has one of its own: the value
+  // that it has in the order of the stream. There for every stream after the next set_plan().
   virtual void make_master(std::int32_t storage, void* kept, const void* parameter, std::int64_t count,
                            Stream stream) = 0;
 

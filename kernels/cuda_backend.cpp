@@ -166,6 +166,16 @@ class Memory : public std::enable_shared_from_this<Memory> {
 
   cudaStream_t stream() const { return stream_; }
 
+  // What is enqueued in stream() from here on comes after what there is in the caller's.
+  void after(cudaStream_t stream, const char* what) const {
+    cudaEvent_t there = nullptr;
+    ADAMANT_CUDA(cudaEventCreateWithFlags(&there, cudaEventDisableTiming), what);
+    cudaError_t error = cudaEventRecord(there, stream);
+    if (error == cudaSuccess) error = cudaStreamWaitEvent(stream_, there, 0);
+    const cudaError_t destroyed = cudaEventDestroy(there);  // when it is no longer needed
+    check(error != cudaSuccess ? error : destroyed, "cudaEventRecord, cudaStreamWaitEvent", what);
+  }
+
   // Whatever was enqueued in the stream uses memory of ours. Cannot fail: what is not known is waited for.
   void used_by(cudaStream_t stream) noexcept {
     const Quietly quietly;
@@ -433,7 +443,7 @@ class CudaBackend final : public Backend {
                .tiles = reinterpret_cast<const Tile*>(at + tiles_at),
                .scalars = reinterpret_cast<RowScalars*>(at + scalars_at),
                .control = &common()->control,
-               .measured = &common()->measured,
+               .measured = nullptr,
                .report = &common()->report,
                .next_report = &common()->next_report,
                .row_count = row_count,
@@ -464,6 +474,16 @@ class CudaBackend final : public Backend {
     check_nothing_left_behind("prepare");
     bring_gradients(stream);
     memory_->used_by(stream);
+  }
+
+  void set_first_options(std::int32_t group, const Method& options) override {
+    const OnDevice on(index_);
+    check_nothing_left_behind("setting the options of a new group");
+    const CaptureElsewhere allowed;
+    const OptionBytes bytes = option_bytes(rule_, options);
+    Copies copies(memory_->stream());
+    copies.add(options_.at(group), &bytes, sizeof bytes, cudaMemcpyHostToDevice, "setting the options of a new group");
+    copies.wait("setting the options of a new group");
   }
 
   void set_options(std::int32_t group, const Method& options, Stream stream) override {
@@ -531,8 +551,9 @@ class CudaBackend final : public Backend {
                    Stream stream) override {
     const OnDevice on(index_);
     check_nothing_left_behind("making a master");
-    ADAMANT_CUDA(launch_make_master(storage, kept, parameter, count, stream), "making a master");
-    memory_->used_by(stream);
+    const CaptureElsewhere allowed;
+    memory_->after(stream, "making a master");
+    ADAMANT_CUDA(launch_make_master(storage, kept, parameter, count, memory_->stream()), "making a master");
   }
 
   void step(Stream stream) override {
@@ -550,6 +571,7 @@ class CudaBackend final : public Backend {
       }
       bring_gradients(stream);
     }
+    device_.measured = measures_ ? norm_.measured : nullptr;
     if (measures_) measure(stream, captured);
     {
       const NvtxRange launch("scalars");
@@ -662,6 +684,7 @@ class CudaBackend final : public Backend {
   Common* common() const { return reinterpret_cast<Common*>(common_.get()); }
 
   void make_common() {
+    const CaptureElsewhere allowed;
     Common first{};
     first.control = plain_control();
     first.report = first_report();

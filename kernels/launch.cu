@@ -5,6 +5,7 @@
 
 #include "kernels/apply.hpp"
 #include "kernels/dependent_launch.cuh"
+#include "kernels/device_stream.cuh"
 #include "kernels/norm.cuh"
 #include "kernels/storage.hpp"
 #include "kernels/tuning.hpp"
@@ -42,10 +43,11 @@ __global__ void __launch_bounds__(kScalarThreads) scalars(const DeviceTables tab
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (index >= tables.row_count) return;
   const DeviceRow& row = tables.rows[index];
-  const std::int64_t t = *row.step_count;
-  const auto& options = *reinterpret_cast<const typename Rule::Options*>(row.options->bytes);
+  const std::int64_t t = *DeviceStream<const std::int64_t>{row.step_count}.global();
+  const auto* const bytes = reinterpret_cast<const typename Rule::Options*>(row.options->bytes);
+  const auto& options = *DeviceStream<const typename Rule::Options>{bytes}.global();
   StepReport report = *tables.report;
-  const Decision decision = decide(*tables.control, *tables.measured, report);
+  const Decision decision = decide(*tables.control, tables.measured, report);
   RowScalars& scalars = tables.scalars[index];
   if (is_double(row.storage, Storages{})) {
     write_scalars<Rule, double>(options, t + 1, decision, scalars);
@@ -209,7 +211,13 @@ cudaError_t launch_store(StepReport* to, const StepReport& value, cudaStream_t s
 
 cudaError_t find_kernels(int rule) {
   cudaFuncAttributes attributes{};
-  return cudaFuncGetAttributes(&attributes, kernels_of_rule(rule).scalars);
+  for (const void* kernel :
+       {kernels_of_rule(rule).scalars, reinterpret_cast<const void*>(&store<OptionBytes>),
+        reinterpret_cast<const void*>(&store<std::int64_t>), reinterpret_cast<const void*>(&store<Control>),
+        reinterpret_cast<const void*>(&store<StepReport>)}) {
+    if (const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel); error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
 }
 
 cudaError_t load_kernels(int rule, const TileRange& range) {

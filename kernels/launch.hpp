@@ -47,7 +47,7 @@ struct DeviceTables {
   const Tile* tiles;
   RowScalars* scalars;  // by row
   const Control* control;
-  const Measured* measured;
+  const Measured* measured;  // null in a step that takes no norm
   StepReport* report;
   StepReport* next_report;  // what it becomes; the update commits it
   std::int64_t row_count;
@@ -104,7 +104,7 @@ cudaError_t launch_store(std::int64_t* to, std::int64_t value, cudaStream_t stre
 cudaError_t launch_store(Control* to, const Control& value, cudaStream_t stream);
 cudaError_t launch_store(StepReport* to, const StepReport& value, cudaStream_t stream);
 
-// Whether the current device can run the kernels of a rule.
+// Whether the current device can run the kernels of a rule. Loads those of setters and scalars.
 cudaError_t find_kernels(int rule);
 
 // Loads what the launches of a range will need: the runtime loads a kernel when it is first asked for, and a capture is

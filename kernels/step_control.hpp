@@ -63,21 +63,25 @@ inline constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();
 inline constexpr float kLargestScale = std::numeric_limits<float>::max();
 
 // The decision of one step, and what the report becomes when the step is done.
-ADAMANT_HOST_DEVICE Decision decide(const Control& control, const Measured& measured, StepReport& report) {
+// `measured` is null in a step that took no norm, whatever the control asks for by now.
+ADAMANT_HOST_DEVICE Decision decide(const Control& control, const Measured* measured, StepReport& report) {
   constexpr double kTiny = 1e-6;  // as PyTorch, against a norm of zero
   double scale = control.gradient_scale;
   if (control.gradient_scale_pointer != nullptr) scale = *control.gradient_scale_pointer;
   if (control.has_loss_scale != 0) scale = report.loss_scale;
   const double inverse = scale == 1.0 ? 1.0 : 1.0 / scale;  // what is usual is spared a long division
 
-  bool found = !(scale > 0 && scale <= kLargest);
+  const bool measures = control.measures != 0 && measured != nullptr;
+
+  // Nor is a scale of use whose inverse is no float32: zero times infinity is no number.
+  bool found = !(scale > 0 && scale <= kLargest && inverse <= static_cast<double>(kLargestScale));
   if (control.found_non_finite != nullptr) found = found || *control.found_non_finite != 0.0F;
-  if (control.measures != 0) found = found || measured.non_finite != 0;
+  if (measures) found = found || measured->non_finite != 0;
 
   Decision decision{inverse, control.clip_value, found && control.skips != 0};
   report.gradient_norm = kNotMeasured;
-  if (control.measures != 0) {
-    const double norm = square_root(measured.sum_of_squares) * inverse;
+  if (measures) {
+    const double norm = square_root(measured->sum_of_squares) * inverse;
     report.gradient_norm = norm != norm ? kNotMeasured : norm;  // one NaN, as that of apply()
     if (control.clip_norm <= kLargest) {
       const double coefficient = control.clip_norm / (report.gradient_norm + kTiny);

@@ -237,7 +237,7 @@ TEST_F(Checkpoint, is_plain_safetensors_with_states_under_the_names_of_pytorch_a
     const auto found = metadata.find(key);
     return found == metadata.end() ? "no " + key : found->second;
   };
-  EXPECT_EQ(value("adamant.format"), "1");
+  EXPECT_EQ(value("adamant.format"), "2");
   EXPECT_EQ(value("adamant.version"), version());
   EXPECT_EQ(value("adamant.method"), "adam");
   EXPECT_EQ(value("adamant.states"), "exp_avg, exp_avg_sq");
@@ -250,10 +250,13 @@ TEST_F(Checkpoint, is_plain_safetensors_with_states_under_the_names_of_pytorch_a
   EXPECT_EQ(value("adamant.group_of.bias"), "1");
   EXPECT_EQ(value("adamant.frozen.bias"), "true");
   EXPECT_EQ(value("adamant.frozen.wte"), "false");
+  EXPECT_EQ(value("adamant.seed"), "0");
+  EXPECT_EQ(value("adamant.identity.wte"), "0");  // in the order they were added
+  EXPECT_EQ(value("adamant.identity.late"), "4");
   for (const auto& entry : file.entries()) {
     EXPECT_EQ(value("adamant.xxh3." + entry.name), xxh3_text(entry.data)) << entry.name;
   }
-  EXPECT_EQ(metadata.size(), 6 + 2 * options(Adam{}).size() + 3 * 5 + 15 + 1);
+  EXPECT_EQ(metadata.size(), 7 + 2 * options(Adam{}).size() + 4 * 5 + 15 + 1);
 }
 
 TEST_F(Checkpoint, of_the_same_run_is_the_same_bytes) {
@@ -403,10 +406,10 @@ TEST_F(Checkpoint, of_another_method_or_variant_is_refused) {
 
 TEST_F(Checkpoint, of_another_format_is_refused_with_the_version_that_wrote_it) {
   rewrite([](auto& metadata, auto&) {
-    metadata["adamant.format"] = "2";
+    metadata["adamant.format"] = "3";
     metadata["adamant.version"] = "9.8.7";
   });
-  expect_not_loaded(run, path, {"format \"2\"", "adamant 9.8.7", "reads format 1"});
+  expect_not_loaded(run, path, {"format \"3\"", "adamant 9.8.7", "reads formats 1 and 2"});
 }
 
 TEST_F(Checkpoint, of_another_version_of_the_library_and_the_same_format_is_read) {

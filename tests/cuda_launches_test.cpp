@@ -1,10 +1,12 @@
-// What a step enqueues, as a CUDA graph shows it: which kernels, and how many blocks of them.
+// What a step enqueues, as a CUDA graph shows it: which kernels, how many blocks of them, and what waits for what.
 #include <cuda_runtime_api.h>
 #include <cxxabi.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -27,6 +29,9 @@ struct Launch {
   std::string kernel;  // as C++ writes it
   unsigned blocks;
   unsigned threads;
+  int architecture;                   // for which it was compiled, 90 for 9.0
+  std::vector<std::size_t> behind{};  // other launches
+  bool begins_early = false;          // before one of those has ended
 };
 
 std::string demangled(const char* name) {
@@ -49,6 +54,7 @@ std::vector<Launch> launches_of_a_step(Optimizer& optimizer) {
   std::vector<cudaGraphNode_t> nodes(count);
   EXPECT_EQ(cudaGraphGetNodes(graph, nodes.data(), &count), cudaSuccess);
   std::vector<Launch> launches;
+  std::map<cudaGraphNode_t, std::size_t> numbers;
   for (const cudaGraphNode_t node : nodes) {
     cudaGraphNodeType type{};
     EXPECT_EQ(cudaGraphNodeGetType(node, &type), cudaSuccess);
@@ -60,7 +66,21 @@ std::vector<Launch> launches_of_a_step(Optimizer& optimizer) {
     EXPECT_EQ(cudaFuncGetName(&name, launch.func), cudaSuccess);
     EXPECT_EQ(launch.gridDim.y * launch.gridDim.z * launch.blockDim.y * launch.blockDim.z, 1U);
     EXPECT_EQ(launch.sharedMemBytes, 0U);
-    launches.push_back({name == nullptr ? "" : demangled(name), launch.gridDim.x, launch.blockDim.x});
+    cudaFuncAttributes attributes{};
+    EXPECT_EQ(cudaFuncGetAttributes(&attributes, launch.func), cudaSuccess);
+    numbers[node] = launches.size();
+    launches.push_back({name == nullptr ? "" : demangled(name), launch.gridDim.x, launch.blockDim.x,
+                        std::min(attributes.ptxVersion, attributes.binaryVersion)});
+  }
+  EXPECT_EQ(cudaGraphGetEdges(graph, nullptr, nullptr, nullptr, &count), cudaSuccess);
+  std::vector<cudaGraphNode_t> from(count);
+  std::vector<cudaGraphNode_t> to(count);
+  std::vector<cudaGraphEdgeData> edges(count);
+  EXPECT_EQ(cudaGraphGetEdges(graph, from.data(), to.data(), edges.data(), &count), cudaSuccess);
+  for (std::size_t i = 0; i < count; ++i) {
+    Launch& later = launches.at(numbers.at(to[i]));
+    later.behind.push_back(numbers.at(from[i]));
+    later.begins_early = later.begins_early || edges[i].type == cudaGraphDependencyTypeProgrammatic;
   }
   EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
   EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
@@ -72,21 +92,25 @@ class Tensors {
  public:
   explicit Tensors(const Method& method) : optimizer(method, Device::cuda(0)) {}
 
-  // One array serves all tensors of a call, parameters and gradients.
-  template <typename Real>
+  // One array serves the parameters of all tensors of a call, one their gradients.
+  template <typename Parameter, typename Gradient = Parameter>
   void add(std::int64_t number, std::int64_t count) {
-    const std::shared_ptr<std::byte> array =
-        memory_.allocate(2 * number * count * static_cast<std::int64_t>(sizeof(Real)));
-    arrays_.push_back(array);
-    Real* at = reinterpret_cast<Real*>(array.get());
-    for (std::int64_t i = 0; i < number; ++i, at += 2 * count) {
+    auto* parameter = allocate<Parameter>(number * count);
+    auto* gradient = allocate<Gradient>(number * count);
+    for (std::int64_t i = 0; i < number; ++i, parameter += count, gradient += count) {
       optimizer.add({.name = std::to_string(arrays_.size()) + "." + std::to_string(i),
-                     .parameter = {at, count},
-                     .gradient = {at + count, count}});
+                     .parameter = {parameter, count},
+                     .gradient = {gradient, count}});
     }
   }
 
  private:
+  template <typename T>
+  T* allocate(std::int64_t count) {
+    arrays_.push_back(memory_.allocate(count * static_cast<std::int64_t>(sizeof(T))));
+    return reinterpret_cast<T*>(arrays_.back().get());
+  }
+
   DeviceMemory memory_{Device::cuda(0)};
   std::vector<std::shared_ptr<std::byte>> arrays_;
 
@@ -105,14 +129,14 @@ TEST_F(CudaLaunches, of_a_step_are_the_scalars_and_one_update_for_each_combinati
             "void adamant::kernels::scalars<adamant::AdamRule<true> >(adamant::kernels::DeviceTables)");
   EXPECT_EQ(launches[1].kernel,
             "void adamant::kernels::update<adamant::AdamRule<true>, adamant::kernels::Storage<float, float, float, "
-            "float> >(adamant::kernels::UpdateArguments)");
+            "float, adamant::kernels::NoMaster> >(adamant::kernels::UpdateArguments)");
 
   tensors.add<double>(3, 5000);
   tensors.add<float>(3, 5000);
   launches = launches_of_a_step(tensors.optimizer);
   ASSERT_EQ(launches.size(), 3U);
-  EXPECT_NE(launches[1].kernel.find("Storage<float, float, float, float>"), std::string::npos) << launches[1].kernel;
-  EXPECT_NE(launches[2].kernel.find("Storage<double, double, double, double>"), std::string::npos)
+  EXPECT_NE(launches[1].kernel.find("Storage<float, float, float, float, "), std::string::npos) << launches[1].kernel;
+  EXPECT_NE(launches[2].kernel.find("Storage<double, double, double, double, "), std::string::npos)
       << launches[2].kernel;
 }
 
@@ -137,15 +161,83 @@ TEST_F(CudaLaunches, of_ten_thousand_small_tensors_are_two_with_few_blocks) {
   EXPECT_LE(launches[1].blocks, 1250U) << "a tensor a warp";
 }
 
-TEST_F(CudaLaunches, of_one_tensor_have_a_block_for_every_4096_elements) {
-  for (const std::int64_t count : {1, 64, 1024, 1025, 4096, 4097, 8192, 8192 + 1024, 8192 + 1025, 1 << 20}) {
+// So many of a thread's vectors make kPasses passes.
+TEST_F(CudaLaunches, of_one_tensor_have_a_block_for_every_2048_elements_of_a_tile) {
+  struct Shape {
+    std::int64_t count;
+    unsigned blocks;
+  };
+  for (const auto& [count, blocks] :
+       {Shape{1, 1}, Shape{64, 1}, Shape{1024, 1}, Shape{1025, 2}, Shape{4096, 2}, Shape{4097, 3}, Shape{8192, 4},
+        Shape{8192 + 1024, 5}, Shape{8192 + 1025, 6}, Shape{1 << 20, 512}}) {
     Tensors tensors(GradientDescent{});
     tensors.add<float>(1, count);
     const std::vector<Launch> launches = launches_of_a_step(tensors.optimizer);
     ASSERT_EQ(launches.size(), 2U);
     EXPECT_EQ(launches[0].blocks, 1U);
-    EXPECT_EQ(launches[1].blocks, static_cast<unsigned>((count + 4095) / 4096)) << count << " elements";
+    EXPECT_EQ(launches[1].blocks, blocks) << count << " elements";
     EXPECT_EQ(launches[1].threads, 256U);
+  }
+}
+
+TEST_F(CudaLaunches, of_larger_elements_have_more_blocks_and_of_smaller_ones_fewer) {
+  static_assert(kernels::kPasses == 2 && kernels::kUpdateThreads == 256);
+  Tensors tensors(GradientDescent{});
+  tensors.add<float>(3, 4096);
+  tensors.add<double>(3, 4096);
+  tensors.add<float, bfloat16>(3, 4096);
+  const std::vector<Launch> launches = launches_of_a_step(tensors.optimizer);
+  ASSERT_EQ(launches.size(), 4U);
+  EXPECT_EQ(launches[1].blocks, 3 * 2U) << launches[1].kernel;
+  EXPECT_EQ(launches[2].blocks, 3 * 4U) << launches[2].kernel << ": two elements an access";
+  EXPECT_EQ(launches[3].blocks, 3 * 1U) << launches[3].kernel << ": eight elements an access";
+}
+
+TEST_F(CudaLaunches, of_a_clipped_step_are_a_norm_for_each_type_of_gradient_the_scalars_and_the_updates) {
+  Tensors tensors(Momentum{});
+  tensors.add<float, bfloat16>(1, 100);
+  tensors.add<double>(2, 0);
+  tensors.add<float>(3, 50000);
+  tensors.add<bfloat16>(1, 100);
+  tensors.optimizer.set_control({.clip_norm = 1.0});
+  const std::vector<Launch> launches = launches_of_a_step(tensors.optimizer);
+  const std::vector<std::string> parts{"::gradient_norm<float>",
+                                       "::gradient_norm<double>",
+                                       "::gradient_norm<adamant::bfloat16>",
+                                       "::scalars<adamant::MomentumRule>",
+                                       "Storage<float, float, float, ",
+                                       "Storage<double, double, double, ",
+                                       "Storage<float, adamant::bfloat16, float, ",
+                                       "Storage<adamant::bfloat16, adamant::bfloat16, float, "};
+  ASSERT_EQ(launches.size(), parts.size());
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    EXPECT_NE(launches[i].kernel.find(parts[i]), std::string::npos) << launches[i].kernel << " is not " << parts[i];
+    EXPECT_EQ(launches[i].behind, i == 0 ? std::vector<std::size_t>{} : std::vector<std::size_t>{i - 1})
+        << launches[i].kernel;
+  }
+  const std::vector<unsigned> blocks{5, 1, 1};  // 39 chunks, 2 and 2: eight a block, the empty tensors' among them
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    EXPECT_EQ(launches[i].blocks, blocks[i]) << launches[i].kernel;
+    EXPECT_EQ(launches[i].threads, static_cast<unsigned>(kernels::kNormThreads));
+  }
+  tensors.optimizer.set_control({});
+  EXPECT_EQ(launches_of_a_step(tensors.optimizer).size(), parts.size() - blocks.size());
+}
+
+TEST_F(CudaLaunches, of_an_update_behind_the_scalars_are_such_as_begin_before_those_have_ended) {
+  Tensors tensors(Adam{});
+  tensors.add<float>(1, 5000);
+  tensors.add<double>(1, 5000);
+  tensors.optimizer.set_control({.clip_norm = 1.0});
+  const std::vector<Launch> launches = launches_of_a_step(tensors.optimizer);
+  ASSERT_EQ(launches.size(), 5U);
+  for (std::size_t i = 1; i < launches.size(); ++i) {
+    EXPECT_EQ(launches[i].behind, std::vector<std::size_t>{i - 1}) << launches[i].kernel;
+  }
+  const char* const emulator = std::getenv("ADAMANT_EMULATOR");
+  if (emulator != nullptr && *emulator != '\0') GTEST_SKIP() << "an emulator ends a kernel before the next begins";
+  for (std::size_t i = 0; i < launches.size(); ++i) {
+    EXPECT_EQ(launches[i].begins_early, i == 3 && launches[i].architecture >= 90) << launches[i].kernel;
   }
 }
 

@@ -18,7 +18,8 @@
 namespace adamant::test {
 
 template <typename Real>
-using Bits = std::conditional_t<sizeof(Real) == 4, std::uint32_t, std::uint64_t>;
+using Bits = std::conditional_t<sizeof(Real) == 2, std::uint16_t,
+                                std::conditional_t<sizeof(Real) == 4, std::uint32_t, std::uint64_t>>;
 
 // What a NaN is stored as.
 template <typename Real>
@@ -92,7 +93,7 @@ class Fenced {
         memory_(static_cast<std::byte*>(::operator new (bytes_, std::align_val_t{64}))),
         first_(reinterpret_cast<Real*>(memory_.get()) + kZone + offset) {
     std::memset(memory_.get(), kPattern, bytes_);
-    for (std::int64_t i = 0; i < count_; ++i) first_[i] = Real{0};
+    for (std::int64_t i = 0; i < count_; ++i) first_[i] = Real{};
   }
   Fenced(const std::vector<Real>& values, std::int64_t offset = 0)
       : Fenced(static_cast<std::int64_t>(values.size()), offset) {
@@ -143,8 +144,11 @@ testing::AssertionResult same_bits(std::span<const Real> left, std::span<const R
     return testing::AssertionFailure() << left.size() << " elements and " << right.size();
   for (std::size_t i = 0; i < left.size(); ++i) {
     if (std::bit_cast<Bits<Real>>(left[i]) != std::bit_cast<Bits<Real>>(right[i])) {
-      return testing::AssertionFailure() << "element " << i << " of " << left.size() << ": " << std::hexfloat << left[i]
-                                         << " and " << right[i];
+      testing::AssertionResult failure = testing::AssertionFailure()
+                                         << "element " << i << " of " << left.size() << ": ";
+      if constexpr (std::is_floating_point_v<Real>) failure << std::hexfloat << left[i] << " and " << right[i] << ", ";
+      return failure << std::hex << std::bit_cast<Bits<Real>>(left[i]) << " and "
+                     << std::bit_cast<Bits<Real>>(right[i]);
     }
   }
   return testing::AssertionSuccess();

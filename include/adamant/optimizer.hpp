@@ -149,8 +149,9 @@ class ADAMANT_API Optimizer {
   /// Makes room for the state of new tensors (zeroed, one allocation for all of them) and rebuilds the plan. step()
   /// does this when tensors, groups or freezes have changed since; call it to have the allocation at a known time, and
   /// before a capture, where a step that would have to prepare is refused. New addresses of gradients go to the device
-  /// in the order of `stream`. What it allocates is ready for every stream when it returns. \throws std::bad_alloc
-  /// (OutOfDeviceMemory), after which everything is as it was
+  /// in the order of `stream`. What it allocates is ready for every stream when it returns; where it makes masters, it
+  /// waits for what comes before it in `stream`. \throws std::bad_alloc (OutOfDeviceMemory), after which everything is
+  /// as it was
   void prepare(Stream stream = nullptr);
 
   /// One step of every tensor that is not frozen. Does not allocate, unless it has to prepare() first.
@@ -192,7 +193,9 @@ class ADAMANT_API Optimizer {
   ///   another's with a state's name behind it ("w" and "w.exp_avg"), or 100 MB of them all together
   void save(const std::filesystem::path& path, SaveOptions what = {}, Stream stream = nullptr);
 
-  /// Reads a checkpoint: the other way round, by name, in whatever order the tensors were added. Groups that it has
+  /// Reads a checkpoint: the other way round (call set_control() before: turning on a loss scale after it begins that
+  /// anew, and what else set_control() was given is not in the file; with `clip_norm` the norm's last bits follow the
+  /// order in which tensors were added), by name, in whatever order the tensors were added. Groups that it has
   /// beyond those there are get added; the options of the others are replaced. Parameters are read when the file has
   /// them. All of the file is checked before anything is changed; on a CUDA device what is overwritten is kept in host
   /// memory until all is there, and put back should the device fail. Waits for what comes before it in `stream`. It is

@@ -10,8 +10,10 @@ namespace adamant {
 
 /// What becomes of a step in which a gradient is an infinity or a NaN.
 enum class NonFinite : std::uint8_t {
-  propagate,  ///< it goes into its own element's parameter and states and no other
-  skip,       ///< no parameter, state or step count changes; gradients are zeroed where that was asked for
+  /// It goes into its own element's parameter and states and no other. (With `clip_norm` the norm is none either: then
+  /// every element has its share, as in PyTorch.)
+  propagate,
+  skip,  ///< no parameter, state or step count changes; gradients are zeroed where that was asked for
 };
 
 /// A loss scale that the Optimizer keeps on the device, with the semantics of PyTorch's GradScaler: in a step with a
