@@ -489,7 +489,7 @@ TEST(LossScales, go_the_way_of_PyTorchs_GradScaler) {
                               {.initial = 1000, .growth = 1.7, .backoff = 0.3, .growth_interval = 2},
                               {.initial = 0x1p126, .growth_interval = 1},
                               {.initial = 3, .growth = 1e30, .backoff = 0.9, .growth_interval = 4},
-                              {.initial = 0x1p-140, .growth_interval = 5}}) {
+                              {.initial = 0x1p-120, .growth_interval = 5}}) {
     ControlModel model(reader(), Device::cpu(), {shape(5, DataType::float32), shape(3, DataType::float16)});
     model.optimizer.set_control({.loss_scale = of});
     Scaler expected{static_cast<float>(of.initial), of.growth, of.backoff, of.growth_interval};
