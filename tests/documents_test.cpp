@@ -1,5 +1,5 @@
 // What the pages say of the library, held against it: methods, options and states of docs/methods.md, the keys of
-// docs/checkpoints.md, and the names of tests and of our variables anywhere.
+// docs/checkpoints.md, the bytes of docs/mixed-precision.md, and the names of tests and of our variables anywhere.
 #define XXH_INLINE_ALL
 #include <gtest/gtest.h>
 #include <xxhash.h>
@@ -14,6 +14,7 @@
 
 #include "adamant/adamant.hpp"
 #include "documents.hpp"
+#include "host/plan.hpp"
 #include "host/safetensors.hpp"
 
 namespace adamant::test {
@@ -102,7 +103,7 @@ TEST(MethodsPage, names_every_state) {
 
 // --- docs/checkpoints.md
 
-// A checkpoint of two groups and a frozen tensor.
+// A checkpoint of two groups, a frozen tensor and a loss scale.
 class CheckpointsPage : public testing::Test {
  protected:
   CheckpointsPage() {
@@ -110,6 +111,7 @@ class CheckpointsPage : public testing::Test {
     const GroupId second = optimizer.add_group(Adam{.learning_rate = 0.5});
     optimizer.add({.name = "first", .parameter = x, .gradient = g, .shape = {2, 3}});
     optimizer.freeze(optimizer.add({.name = "second", .parameter = y, .gradient = h, .group = second}));
+    optimizer.set_control({.loss_scale = LossScale{}});
     optimizer.step();
     optimizer.save(path);
   }
@@ -122,11 +124,9 @@ class CheckpointsPage : public testing::Test {
 
 TEST_F(CheckpointsPage, lists_the_keys_that_a_checkpoint_has) {
   const std::vector<std::pair<std::string, std::string>> placeholders{
-      {"adamant\\.group\\.[0-9]+\\..*", "adamant.group.G.OPTION"},
-      {"adamant\\.step\\..*", "adamant.step.NAME"},
-      {"adamant\\.group_of\\..*", "adamant.group_of.NAME"},
-      {"adamant\\.frozen\\..*", "adamant.frozen.NAME"},
-      {"adamant\\.xxh3\\..*", "adamant.xxh3.ARRAY"}};
+      {"adamant\\.group\\.[0-9]+\\..*", "adamant.group.G.OPTION"}, {"adamant\\.step\\..*", "adamant.step.NAME"},
+      {"adamant\\.group_of\\..*", "adamant.group_of.NAME"},        {"adamant\\.frozen\\..*", "adamant.frozen.NAME"},
+      {"adamant\\.identity\\..*", "adamant.identity.NAME"},        {"adamant\\.xxh3\\..*", "adamant.xxh3.ARRAY"}};
   std::set<std::string> written;
   const auto file = safetensors::File::open(path);
   for (const auto& [name, value] : file.metadata()) {
@@ -187,6 +187,47 @@ TEST_F(CheckpointsPage, has_python_that_reads_a_checkpoint) {
     ++programs;
   }
   EXPECT_EQ(programs, 1);
+}
+
+// --- docs/mixed-precision.md
+
+// Its bytes, counted from the types and asked of the library.
+TEST(MixedPrecisionPage, has_a_row_for_every_storage_combination_with_its_bytes) {
+  const std::string heading = "## Which types go together";
+  std::map<std::string, std::vector<std::string>> rows;
+  for (const auto& row : table_rows(section_of(read_page_of_the_repository("docs/mixed-precision.md"), heading))) {
+    rows[row.at(0)] = row;
+  }
+  for (const host::StorageTypes& types : host::storages()) {
+    SCOPED_TRACE(host::short_name(types));
+    ASSERT_TRUE(rows.contains(code(host::short_name(types))));
+    const auto& row = rows.at(code(host::short_name(types)));
+    ASSERT_GE(row.size(), 6U);
+    const std::int64_t parameter = size_in_bytes(types.parameter);
+    const std::int64_t gradient = size_in_bytes(types.gradient);
+    const std::int64_t states = 2 * size_in_bytes(types.state);
+    const bool has_float_master = types.master == Master::float32;
+    const std::int64_t kept = has_float_master ? 4 : types.master == Master::remainder ? 2 : 0;
+    EXPECT_EQ(row[1], std::to_string((has_float_master ? 0 : parameter) + kept + gradient + states));
+    EXPECT_EQ(row[2], std::to_string(parameter + kept + states));
+    EXPECT_EQ(row[3], std::to_string(gradient));
+    constexpr std::int64_t kCount = 1024;
+    std::vector<double> memory(2 * kCount);
+    Optimizer optimizer(Adam{});
+    optimizer.add({.name = "x",
+                   .parameter = Array(memory.data(), types.parameter, kCount),
+                   .gradient = ConstArray(memory.data() + kCount, types.gradient, kCount),
+                   .state_type = types.state,
+                   .master = types.master});
+    EXPECT_EQ(row[4], std::to_string(optimizer.state_bytes() / kCount));
+    const bool names_state =
+        types.state != (types.parameter == DataType::float64 ? DataType::float64 : DataType::float32);
+    const bool names_master = types.master == Master::remainder || types.master == Master::stochastic;
+    EXPECT_EQ(row[5].find(".state_type = DataType::bfloat16") != std::string::npos, names_state);
+    EXPECT_EQ(row[5].find(".master = Master::" + std::string(name(types.master))) != std::string::npos, names_master);
+    rows.erase(code(host::short_name(types)));
+  }
+  for (const auto& [name, row] : rows) ADD_FAILURE() << "there is no combination " << name;
 }
 
 // --- Names of tests

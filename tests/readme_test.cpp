@@ -1,8 +1,9 @@
 // The code in README.md, CONTRIBUTING.md and docs/*.md. Every block says its language. One marked ```cpp is compiled
-// against the library, and run if it has a main(); a fragment is compiled as the body of a function in which an
-// `optimizer` and vectors of floats `parameter` and `gradient` are known. What is marked ```cuda is compiled by nvcc,
-// and run where there is a device. Of the other languages the syntax is checked, and of patches that they apply. Then
-// the links between the pages. tests/getting_started_test.cpp builds and runs what docs/getting-started.md says.
+// against the library, and run if it has a main(), and says in a comment "// prints: ..." what it prints; a fragment is
+// compiled as the body of a function in which an `optimizer` and vectors of floats `parameter` and `gradient` are
+// known. What is marked ```cuda is compiled by nvcc, and run where there is a device. Of the other languages the syntax
+// is checked, and of patches that they apply. Then the links between the pages. tests/getting_started_test.cpp builds
+// and runs what docs/getting-started.md says.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -83,6 +84,11 @@ void expect_that_it_compiles_and_runs(const Block& block, const Folder& folder) 
   const Outcome ran = shell("cd " + folder.path().string() + " && ./program", 60);
   EXPECT_EQ(ran.exit_code, 0) << to_text({program}, ran);
   std::printf("%s prints:\n%s", block.place().c_str(), ran.out.c_str());
+  // Where it says so in a comment of its own, that and nothing else.
+  std::smatch wanted;
+  if (std::regex_search(block.code, wanted, std::regex("\n *// prints: ([^\n]*)\n"))) {
+    EXPECT_EQ(ran.out, wanted.str(1) + "\n");
+  }
 }
 
 TEST(Documents, HaveAFirstExampleThatIsAWholeProgramOfFewLines) {

@@ -2,9 +2,10 @@
 /// What Optimizer::save() and load() are told, and where the file format is described.
 ///
 /// A checkpoint is a plain safetensors file. A tensor NAME has its states under PyTorch's names, NAME.exp_avg and so
-/// on, and its parameter under NAME; `__metadata__` holds format and library version, method, states, every option of
-/// every group as a hexadecimal float, and of each tensor its step count, its group and whether it is frozen; an XXH3
-/// digest of each array and one of the header. docs/checkpoints.md lists the keys.
+/// on, its parameter under NAME, and what is kept beside that under NAME.master or NAME.remainder; `__metadata__` holds
+/// format and library version, method, states, every option of every group as a hexadecimal float, of each tensor its
+/// step count, its group, whether it is frozen and what its random bits are keyed by, their seed, and the loss scale;
+/// an XXH3 digest of each array and one of the header. docs/checkpoints.md lists the keys.
 #pragma once
 
 #include <string>

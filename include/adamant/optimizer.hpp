@@ -156,8 +156,9 @@ class ADAMANT_API Optimizer {
 
   /// One step of every tensor that is not frozen. Does not allocate, unless it has to prepare() first.
   ///
-  /// On a CUDA device it enqueues one small kernel and one update kernel for each combination of types, and returns: it
-  /// does not wait for the device. `nullptr` is CUDA's legacy default stream. A stream that is being captured gets the
+  /// On a CUDA device it enqueues one small kernel and one update kernel for each combination of types, before them one
+  /// norm kernel for each type of gradient where set_control() needs the norm, and returns: it does not wait for the
+  /// device. `nullptr` is CUDA's legacy default stream. A stream that is being captured gets the
   /// same kernels as nodes of its graph, whose replays go on from the step counts and options that they find. The graph
   /// steps the tensors that there were, in the groups they were in, for as long as the Optimizer lives.
   /// A NaN or an infinity in a gradient goes into its own element's parameter and state and no other, unless

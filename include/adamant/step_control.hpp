@@ -18,8 +18,8 @@ enum class NonFinite : std::uint8_t {
 
 /// A loss scale that the Optimizer keeps on the device, with the semantics of PyTorch's GradScaler: in a step with a
 /// gradient that is not finite, which is skipped, it is multiplied by `backoff`; after `growth_interval` steps without
-/// one by `growth`, unless that would be infinite. The loss is to be multiplied by *Optimizer::loss_scale(); the
-/// gradients are divided by it.
+/// one by `growth`, unless that would be infinite. The loss is to be multiplied by what Optimizer::loss_scale() points
+/// to; the gradients are divided by it.
 struct LossScale {
   double initial = 65536.0;             ///< > 0, as a float32
   double growth = 2.0;                  ///< > 1
