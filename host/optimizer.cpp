@@ -204,7 +204,19 @@ host::StorageTypes types_of(const TensorSpec& spec, DataType gradient) {
     types.master = Master::float32;
   }
   if (!host::find_storage(types)) {
-    refuse(of_tensor(spec.name) + (has_copy(spec) ? "copy: " : "gradient: ") + host::to_text(types) +
+    // The first field that goes with nothing of what stands before it.
+    const auto fits = [&](bool with_state) {
+      const auto all = host::storages();
+      return std::any_of(all.begin(), all.end(), [&](const host::StorageTypes& each) {
+        return each.parameter == types.parameter && each.gradient == types.gradient &&
+               (!with_state || each.state == types.state);
+      });
+    };
+    const char* const field = has_copy(spec) ? "copy: "
+                              : !fits(false) ? "gradient: "
+                              : !fits(true)  ? "state_type: "
+                                             : "master: ";
+    refuse(of_tensor(spec.name) + field + host::to_text(types) +
            (has_copy(spec) ? ", which is what a float32 parameter with such a copy would be," : "") +
            " do not go together; supported: " + host::supported_storages());
   }

@@ -114,13 +114,18 @@ TEST(Allocation, does_not_happen_in_a_prepared_step_whatever_changes_between_ste
           optimizer.add({.name = "x", .parameter = parameter.span(), .gradient = gradient.span(), .group = group});
       optimizer.add({.name = "wide", .parameter = wide_parameter.span(), .gradient = wide_gradient.span()});
       const Method method = c.make();
+      const StepControl control{.clip_norm = 1.0, .loss_scale = LossScale{}};
+      optimizer.set_control(control);
       optimizer.step();  // prepares, and lets OpenMP make its threads
       const std::int64_t before = allocations;
       for (int t = 0; t < 5; ++t) {
         optimizer.set_options(group, method);
         optimizer.set_gradient(id, t % 2 == 0 ? other.span() : gradient.span());
         optimizer.set_step_count(id, 7);
+        optimizer.set_control(t % 2 == 0 ? StepControl{.gradient_scale = 2, .clip_norm = 5.0} : control);
+        optimizer.set_control(control);
         optimizer.step();
+        optimizer.report();
         optimizer.zero_gradients();
       }
       EXPECT_EQ(allocations - before, 0) << c.name << ", " << threads << " threads";
@@ -155,6 +160,7 @@ std::string content(const fs::path& path) {
 class Scene {
  public:
   explicit Scene(const fs::path& folder) : file(folder / "checkpoint") {
+    optimizer.set_control({.clip_norm = 3.0, .loss_scale = LossScale{.initial = 16, .growth_interval = 3}});
     weights_ = add("weights of the first layer", weights_parameter, weights_gradient, {});
     wide_ = add("wide", wide_parameter, wide_gradient, group);
     add("empty", nothing, nothing, {});
@@ -198,7 +204,16 @@ class Scene {
     for (std::int32_t i = 0; groups(i); ++i) {
       for (const Option& option : options(optimizer.options(GroupId{i}))) all += option.name + option.value + "\n";
     }
-    return all + std::to_string(optimizer.state_bytes());
+    return all + seen_of_control() + std::to_string(optimizer.state_bytes());
+  }
+
+  // What every step does to gradients, and what became of those so far.
+  std::string seen_of_control() const {
+    const StepReport report = optimizer.report();
+    const StepControl& control = optimizer.control();
+    return std::to_string(report.gradient_norm) + " " + std::to_string(report.loss_scale) + " " +
+           std::to_string(report.good_steps) + " " + std::to_string(report.skipped_steps) + " " +
+           std::to_string(control.clip_norm.value_or(0)) + " " + std::to_string(control.seed) + "\n";
   }
 
   // What comes of it, in values: addresses differ from one scene to the next.
@@ -212,7 +227,7 @@ class Scene {
       all += spec.name + std::to_string(optimizer.step_count(id)) + bytes(spec.parameter);
       for (const std::string& state : state_names(optimizer.options())) all += bytes(optimizer.state(id, state));
     }
-    return all;
+    return all + seen_of_control();
   }
 
   TensorId weights() const { return weights_; }
@@ -282,6 +297,8 @@ std::vector<Call> calls() {
       {"set_option_by_number", true, [](Scene& s) { s.optimizer.set_option(s.group, "weight_decay", 0.5); }},
       {"set_option_by_text", true, [](Scene& s) { s.optimizer.set_option(s.group, "epsilon", "0.5"); }},
       {"set_learning_rate", true, [](Scene& s) { s.optimizer.set_learning_rate(s.group, 0.75); }},
+      {"set_control", false, [](Scene& s) { s.optimizer.set_control({.clip_norm = 1.0, .seed = 7}); }},
+      {"set_control_without_the_norm", false, [](Scene& s) { s.optimizer.set_control({.clip_value = 0.25}); }},
       {"prepare", true, [](Scene& s) { s.optimizer.prepare(); }},
       {"step", true, [](Scene& s) { s.optimizer.step(); }},
       {"zero_gradients", false, [](Scene& s) { s.optimizer.zero_gradients(); }},

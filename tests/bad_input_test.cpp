@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "host/plan.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
 
@@ -291,6 +292,200 @@ TEST_F(BadInput, counts_whose_states_do_not_fit_the_address_space_are_refused) {
   EXPECT_EQ(many.tensors().size(), 5U);
   many.remove(many.find("3"));
   EXPECT_NO_THROW(add(6));
+}
+
+// --- Storage types
+
+TEST_F(BadInput, combinations_of_types_that_are_not_in_the_list_are_refused_all_of_them) {
+  constexpr DataType kTypes[] = {DataType::float32, DataType::float64, DataType::bfloat16, DataType::float16};
+  alignas(8) static std::byte parameter[64];
+  alignas(8) static std::byte gradient[64];
+  std::size_t allowed = 0;
+  int refused = 0;
+  for (const DataType of_parameter : kTypes) {
+    for (const DataType of_gradient : kTypes) {
+      for (const DataType of_state : kTypes) {
+        for (const Master master : {Master::none, Master::float32, Master::remainder, Master::stochastic}) {
+          const TensorSpec spec{.name = "new",
+                                .parameter = {static_cast<void*>(parameter), of_parameter, 8},
+                                .gradient = {static_cast<const void*>(gradient), of_gradient, 8},
+                                .state_type = of_state,
+                                .master = master};
+          if (host::find_storage({of_parameter, of_gradient, of_state, master})) {
+            optimizer.remove(optimizer.add(spec));
+            ++allowed;
+            continue;
+          }
+          ++refused;
+          const std::string before = refused % 16 == 0 ? snapshot() : std::string();
+          expect_message([&] { optimizer.add(spec); },
+                         {"\"new\"", std::string(name(of_parameter)) + " with " + std::string(name(of_gradient)),
+                          std::string(name(of_state)) + " states", "do not go together", "supported: "});
+          if (!before.empty()) {
+            EXPECT_TRUE(snapshot() == before);
+          }
+        }
+      }
+    }
+  }
+  EXPECT_EQ(allowed, host::storages().size());
+}
+
+TEST_F(BadInput, a_combination_is_refused_by_the_field_that_goes_with_nothing_before_it) {
+  TensorSpec spec = good();
+  spec.master = Master::remainder;  // without bfloat16
+  expect_add_refused(spec, {"\"new\": master: ", "float32 with float32 gradients and float32 states and a remainder"});
+  spec.master = Master::stochastic;
+  expect_add_refused(spec, {"\"new\": master: ", "stochastic rounding"});
+  spec.master = Master::float32;
+  expect_add_refused(spec, {"\"new\": master: ", "float32 master"});
+  spec = good();
+  spec.state_type = DataType::float16;
+  expect_add_refused(spec, {"\"new\": state_type: ", "float16 states"});
+  spec.state_type = static_cast<DataType>(77);
+  expect_add_refused(spec, {"\"new\": state_type: ", "77"});
+  spec = good();
+  spec.master = static_cast<Master>(9);
+  expect_add_refused(spec, {"\"new\": master: ", "9"});
+
+  Fenced<bfloat16> brain(16);
+  Fenced<float16> half(16);
+  spec = good();
+  spec.parameter = half.span();
+  for (const Master master : {Master::none, Master::remainder, Master::stochastic}) {
+    spec.master = master;
+    expect_add_refused(spec, {"\"new\": master: ", "float16 with float32 gradients"});
+  }
+  spec.parameter = brain.span();
+  spec.master = Master::none;  // would stop taking up small updates
+  expect_add_refused(spec, {"\"new\": master: ", "bfloat16 with float32 gradients and float32 states"});
+  spec.master = Master::stochastic;  // has no master, and takes bfloat16 gradients
+  expect_add_refused(spec, {"\"new\": master: ", "stochastic rounding"});
+  spec.master = Master::remainder;
+  spec.gradient = half.span();
+  expect_add_refused(spec, {"\"new\": gradient: ", "bfloat16 with float16 gradients"});
+  expect_refused([&] { optimizer.set_gradient(wte, {half.data(), 16}); }, {"\"wte\"", "gradient", "16", "40"});
+  Fenced<bfloat16> forty(40);
+  expect_refused([&] { optimizer.set_gradient(wte, forty.span()); }, {"\"wte\"", "gradient", "bfloat16", "float32"});
+}
+
+TEST_F(BadInput, pointers_to_16_bits_at_odd_addresses_are_refused) {
+  Fenced<bfloat16> brain(17);
+  TensorSpec spec = good();
+  auto* const odd = reinterpret_cast<std::byte*>(brain.data()) + 1;
+  spec.parameter = {static_cast<void*>(odd), DataType::bfloat16, 16};
+  expect_add_refused(spec, {"\"new\": parameter: ", "not aligned", "2 bytes", "bfloat16"});
+  spec = good();
+  spec.gradient = {static_cast<const void*>(odd), DataType::float16, 16};
+  expect_add_refused(spec, {"\"new\": gradient: ", "not aligned", "2 bytes", "float16"});
+  spec = good();
+  spec.copy = {static_cast<void*>(odd), DataType::bfloat16, 16};
+  expect_add_refused(spec, {"\"new\": copy: ", "not aligned", "2 bytes"});
+}
+
+TEST_F(BadInput, copies_of_what_has_none_of_the_wrong_type_or_count_are_refused) {
+  Fenced<bfloat16> copy(16);
+  Fenced<bfloat16> brain(16);
+  TensorSpec spec = good();
+  spec.copy = {copy.data(), 15};
+  expect_add_refused(spec, {"\"new\": copy: ", "15", "16"});
+  spec.copy = {static_cast<bfloat16*>(nullptr), 16};
+  expect_add_refused(spec, {"\"new\": copy: ", "null"});
+  spec.copy = {copy.data(), 0};
+  expect_add_refused(spec, {"\"new\": copy: ", "0", "16"});
+  spec.copy = {copy.data(), -1};
+  expect_add_refused(spec, {"\"new\": copy: ", "negative"});
+  spec.copy = {static_cast<void*>(copy.data()), static_cast<DataType>(77), 16};
+  expect_add_refused(spec, {"\"new\": copy: ", "77"});
+  spec.copy = {static_cast<void*>(copy.data()), DataType::float32, 8};
+  expect_add_refused(spec, {"\"new\": copy: ", "8", "16"});
+  Fenced<float> wide(16);
+  spec.copy = wide.span();
+  expect_add_refused(spec, {"\"new\": copy: ", "supported"});
+  spec.copy = copy.span();
+  spec.state_type = DataType::bfloat16;
+  expect_add_refused(spec, {"\"new\": copy: ", "bfloat16 states", "supported"});
+  spec = good();
+  spec.copy = copy.span();
+  spec.parameter = brain.span();
+  expect_add_refused(spec, {"\"new\": copy: ", "float32 parameter", "bfloat16"});
+  spec.master = Master::stochastic;
+  expect_add_refused(spec, {"\"new\": copy: ", "float32 parameter"});
+  spec = good();
+  spec.copy = copy.span();
+  spec.master = Master::float32;
+  expect_add_refused(spec, {"\"new\": copy: ", "master"});
+  Fenced<double> parameter64(16);
+  Fenced<double> gradient64(16);
+  spec = {.name = "new", .parameter = parameter64.span(), .gradient = gradient64.span(), .copy = copy.span()};
+  expect_add_refused(spec, {"\"new\": copy: ", "float64"});
+}
+
+TEST_F(BadInput, a_copy_that_shares_memory_with_any_other_buffer_is_refused) {
+  const auto at = [](const auto& array, std::int64_t bytes) {
+    return Array(static_cast<void*>(reinterpret_cast<std::byte*>(array.data()) + bytes), DataType::bfloat16, 16);
+  };
+  TensorSpec spec = good();
+  spec.copy = at(new_parameter, 62);
+  expect_add_refused(spec, {"\"new\": copy: ", "shares memory", "own parameter"});
+  spec.copy = at(new_gradient, -30);
+  expect_add_refused(spec, {"\"new\": copy: ", "shares memory", "gradient"});
+  spec.copy = at(wte_parameter, 158);
+  expect_add_refused(spec, {"\"new\": copy: ", "shares memory", "\"wte\""});
+  spec.copy = {static_cast<void*>(wte_gradient.data()), DataType::bfloat16, 16};
+  expect_add_refused(spec, {"\"new\"", "shares memory", "gradient", "\"wte\""});
+  spec.copy = {static_cast<void*>(optimizer.state(wte, "exp_avg").data()), DataType::bfloat16, 16};
+  expect_add_refused(spec, {"\"new\": copy: ", "the optimizer's own states"});
+
+  // And a copy that is there is in the way of everything that comes.
+  Fenced<bfloat16> copy(16);
+  Fenced<float> parameter(16);
+  Fenced<float> gradient(16);
+  const TensorId there =
+      optimizer.add({.name = "there", .parameter = parameter.span(), .gradient = gradient.span(), .copy = copy.span()});
+  spec = good();
+  spec.copy = at(copy, 30);
+  expect_add_refused(spec, {"\"new\": copy: ", "shares memory", "\"there\""});
+  spec = good();
+  auto* const inside = reinterpret_cast<float*>(copy.data()) + 2;
+  spec.parameter = {inside, 16};
+  expect_add_refused(spec, {"\"new\": parameter: ", "shares memory", "\"there\""});
+  spec = good();
+  spec.gradient = {inside, 16};
+  expect_add_refused(spec, {"\"new\": gradient: ", "shares memory", "\"there\""});
+  expect_refused([&] { optimizer.set_gradient(there, {inside, 16}); }, {"\"there\"", "gradient", "shares memory"});
+  optimizer.remove(there);
+  EXPECT_NO_THROW(optimizer.add(spec)) << "the memory is free again";
+}
+
+TEST_F(BadInput, gradients_that_are_to_be_zeroed_and_cannot_be_are_refused) {
+  TensorSpec spec = good();
+  spec.zero_gradient = true;
+  spec.gradient = {static_cast<const float*>(new_gradient.data()), 16};
+  expect_add_refused(spec, {"\"new\": zero_gradient: ", "const"});
+  spec.gradient = {wte_gradient.data() + 39, 16};  // another tensor's
+  expect_add_refused(spec, {"\"new\": gradient: ", "shares memory", "\"wte\"", "zero_gradient of this"});
+  spec.gradient = new_gradient.span();
+  const TensorId zeroed = optimizer.add(spec);
+  Fenced<float> another(16);
+  spec = {.name = "other", .parameter = another.span(), .gradient = {new_gradient.data() + 15, 16}};
+  expect_add_refused(spec, {"\"other\": gradient: ", "shares memory", "\"new\"", "zero_gradient of that"});
+  expect_refused(
+      [&] {
+        optimizer.set_gradient(wte, {new_gradient.data(), 40});
+      },
+      {"\"wte\": gradient: ", "shares memory", "\"new\"", "zero_gradient of that"});
+  expect_refused(
+      [&] {
+        optimizer.set_gradient(zeroed, {wte_gradient.data(), 16});
+      },
+      {"\"new\": gradient: ", "shares memory", "\"wte\"", "zero_gradient of this"});
+  expect_refused(
+      [&] {
+        optimizer.set_gradient(zeroed, {static_cast<const float*>(another.data()), 16});
+      },
+      {"\"new\": zero_gradient: ", "const"});
+  EXPECT_NO_THROW(optimizer.set_gradient(zeroed, {new_gradient.data(), 16})) << "its own may be given again";
 }
 
 TEST_F(BadInput, shapes_that_are_not_of_the_parameter_s_count_are_refused) {

@@ -197,6 +197,7 @@ struct FailingCall {
   std::string name;
   std::function<void(Subject&)> run;
   std::function<void(Subject&)> before = [](Subject&) {};
+  std::string only_calls = {};  // of the runtime, by this name, are made to fail; all where it is empty
   friend void PrintTo(const FailingCall& c, std::ostream* out) { *out << c.name; }
 };
 
@@ -241,7 +242,7 @@ std::vector<FailingCall> all_calls() {
        }},
       {"load", [](Subject& s) { s.optimizer().load(checkpoint_file()); }},
       {"load_with_a_loss_scale", [](Subject& s) { s.optimizer().load(controlled_checkpoint_file()); },
-       [](Subject& s) { s.take_control(); }},
+       [](Subject& s) { s.take_control(); }, "cudaLaunchKernel"},
   };
 }
 
@@ -249,6 +250,7 @@ class EveryCudaCall : public DeviceTestWithParam<FailingCall> {
  protected:
   void TearDown() override {
     counting = false;
+    only.clear();
     cudaGetLastError();
   }
 
@@ -289,6 +291,7 @@ TEST_P(EveryCudaCall, that_fails_leaves_everything_as_it_was_and_the_call_may_be
     saved.optimizer().save(controlled_checkpoint_file());
   }
   failure = cudaErrorUnknown;
+  only = GetParam().only_calls;
   std::string before;
   {
     Subject whole(memory);

@@ -295,7 +295,7 @@ void expect_equal_steps(const typename Rule::Options& options, std::int64_t firs
     ASSERT_EQ(cuda.step_count(device_id), t);
   }
   // Masters and remainders too, and everything else that a run goes on from.
-  const Folder folder;
+  const Folder folder(in_memory_where_possible());
   cpu.save(folder.file("cpu"));
   cuda.save(folder.file("cuda"));
   ASSERT_EQ(contents(folder.file("cpu")), contents(folder.file("cuda")));

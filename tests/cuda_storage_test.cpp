@@ -16,6 +16,7 @@ namespace adamant::test {
 namespace {
 
 using CudaStorage = NeedsDevice;
+using Trap18TiesOnADevice = NeedsDevice;
 
 template <typename T>
 void expect_all_patterns_to_be_widened() {
@@ -49,7 +50,7 @@ TEST_F(CudaStorage, rounds_to_nearest_even_with_canonical_nans_subnormals_and_ov
   EXPECT_TRUE(same_bits(nearest_of<bfloat16>(values), states));
 }
 
-TEST_F(CudaStorage, Trap18Ties_halves_of_every_kind_of_float32_come_back) {
+TEST_F(Trap18TiesOnADevice, come_back_as_do_the_halves_of_every_kind_of_float32) {
   std::vector<float> values = telling_values_of_updates<bfloat16>();
   for (std::uint32_t lower = 0; lower < 65536; ++lower) values.push_back(std::bit_cast<float>(0x3F810000U | lower));
   const Halves halves = halves_on(cuda_device(), values);

@@ -23,6 +23,18 @@ for script in run.sh test.sh .ci/run scripts/*.sh tests/*.sh; do
 done
 [ "$scripts" -ge 8 ] || fail "only $scripts scripts found"
 
+# --- Every mutation changes something, and none is there twice
+mutations=0
+while IFS='|' read -r file label expression; do
+  case $file in '' | '#'*) continue ;; esac
+  mutations=$((mutations + 1))
+  sed "$expression" "$file" > "$folder/mutant" 2> "$folder/err" || fail "mutation $file, $label: $(cat "$folder/err")"
+  ! cmp -s "$folder/mutant" "$file" || fail "mutation $file, $label: does not apply"
+done < scripts/mutations.txt
+[ "$mutations" -ge 300 ] || fail "only $mutations mutations found"
+expect_equal "mutations that are there twice" \
+  "$(grep -v '^#' scripts/mutations.txt | cut -d'|' -f1,3- | sort | uniq -d)" ""
+
 # --- Unknown flags
 for command in run.sh test.sh; do
   for flag in --nonsense nonsense --quik; do

@@ -466,7 +466,11 @@ TEST_P(EveryStorage, with_a_master_or_remainder_equals_the_float32_run_in_bits_a
   });
 }
 
-TEST_P(EveryStorage, Trap04MomentsThroughTheParametersType) {
+class Trap04MomentsInTheParametersType : public EveryStorage {};
+INSTANTIATE_TEST_SUITE_P(Storages, Trap04MomentsInTheParametersType, testing::ValuesIn(every_storage()),
+                         name_of_storage);
+
+TEST_P(Trap04MomentsInTheParametersType, are_neither_left_by_a_step_nor_by_those_that_follow) {
   with([]<typename Storage>(std::type_identity<Storage>) {
     using Parameter = typename Storage::Parameter;
     if constexpr (sizeof(Parameter) == 2 && sizeof(typename Storage::State) == 4) {
@@ -494,7 +498,10 @@ TEST_P(EveryStorage, Trap04MomentsThroughTheParametersType) {
   });
 }
 
-TEST_P(EveryStorage, Trap05MasterSilentlyIgnored) {
+class Trap05MasterIgnored : public EveryStorage {};
+INSTANTIATE_TEST_SUITE_P(Storages, Trap05MasterIgnored, testing::ValuesIn(every_storage()), name_of_storage);
+
+TEST_P(Trap05MasterIgnored, never_because_it_takes_up_what_the_parameter_cannot_and_is_what_is_stepped) {
   where_there_is_a_master(GetParam(), []<typename Storage>(std::type_identity<Storage>) {
     using Parameter = typename Storage::Parameter;
     using Gradient = typename Storage::Gradient;
@@ -564,7 +571,11 @@ TEST(Masters, are_made_of_the_parameter_when_it_is_prepared_whatever_its_bits) {
 
 // --- Step counts and epsilons that 16 bits cannot hold
 
-TEST_P(EveryStorage, Trap14StepInLowPrecision) {
+class Trap14StepInLowPrecisionStorage : public EveryStorage {};
+INSTANTIATE_TEST_SUITE_P(Storages, Trap14StepInLowPrecisionStorage, testing::ValuesIn(every_storage()),
+                         name_of_storage);
+
+TEST_P(Trap14StepInLowPrecisionStorage, advances_by_one_beyond_256_and_2048_and_corrects_biases_as_in_float32) {
   with([]<typename Storage>(std::type_identity<Storage>) {
     using Parameter = typename Storage::Parameter;
     // A bfloat16 count would stay at 256, a float16 at 2048.
@@ -590,7 +601,10 @@ TEST_P(EveryStorage, Trap14StepInLowPrecision) {
   });
 }
 
-TEST_P(EveryStorage, Trap15EpsilonInLowPrecision) {
+class Trap15EpsilonInLowPrecision : public EveryStorage {};
+INSTANTIATE_TEST_SUITE_P(Storages, Trap15EpsilonInLowPrecision, testing::ValuesIn(every_storage()), name_of_storage);
+
+TEST_P(Trap15EpsilonInLowPrecision, neither_vanishes_nor_makes_a_nan_of_a_gradient) {
   with([]<typename Storage>(std::type_identity<Storage>) {
     using Parameter = typename Storage::Parameter;
     using Gradient = typename Storage::Gradient;
