@@ -164,17 +164,19 @@ __device__ __forceinline__ T load_in_pieces(const void* from) {
   return value;
 }
 
-// The optimizer that nvcc has for 10.0 and later spills from 64 registers with two states already.
-#if __CUDA_ARCH__ >= 1000
-inline constexpr int kSlotsOfLargeVectors = 2;
-#else
-inline constexpr int kSlotsOfLargeVectors = 3;
-#endif
-
 template <typename Rule, typename Storage>
-inline constexpr int kBlocksPerSm =
-    Rule::kSlots >= kSlotsOfLargeVectors&& kVector<Storage> >= 8 ? kUpdateBlocksPerSmOfLargeVectors
-                                                                 : kUpdateBlocksPerSm;
+constexpr int blocks_per_sm() {
+  constexpr bool kIsLarge = kVector<Storage> >= 8;
+#if __CUDA_ARCH__ >= 1000
+  // The optimizer that nvcc has for 10.0 and later needs more registers.
+  constexpr bool kIsDouble = sizeof(typename Storage::Real) == 8;
+  if (Rule::kSlots >= 2 && kIsLarge) return kUpdateBlocksPerSmOfLargeVectors - 1;
+  if (Rule::kSlots >= 2 && kIsDouble) return kUpdateBlocksPerSm - 1;
+#endif
+  return Rule::kSlots >= 3 && kIsLarge ? kUpdateBlocksPerSmOfLargeVectors : kUpdateBlocksPerSm;
+}
+template <typename Rule, typename Storage>
+inline constexpr int kBlocksPerSm = blocks_per_sm<Rule, Storage>();
 
 template <typename Rule, typename Storage>
 __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) update(const UpdateArguments arguments) {

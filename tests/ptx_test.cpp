@@ -743,13 +743,15 @@ TEST_P(Ptx, needs_few_registers_and_spills_none) {
   std::map<std::string, Resources> all;
   for (const std::string& ptx : GetParam().ptx) add_resources(GetParam().architecture, ptx, all);
   std::map<std::string, int> most;
-  // As many as leave room for so many blocks; a warp gets its registers eight a thread.
-  constexpr int kOfLargeVectors = 65536 / (kernels::kUpdateBlocksPerSmOfLargeVectors * kernels::kUpdateThreads) / 8 * 8;
-  static_assert(kOfLargeVectors == 80);
-  const int slots_of_large_vectors = std::atoi(GetParam().architecture.c_str()) >= 100 ? 2 : 3;
+  // As many as leave room for so many blocks; a warp gets its registers eight a thread. From 10.0 on nvcc optimises in
+  // another way, and updates with two states or more need more of them.
+  const bool is_newer = std::atoi(GetParam().architecture.c_str()) >= 100;
   for (const Update& update : updates()) {
-    const bool needs_more = update.has_large_vectors && update.slots >= slots_of_large_vectors;
-    most[update.name] = needs_more ? kOfLargeVectors : 64;
+    int blocks = update.has_large_vectors && update.slots >= 3 ? 3 : 4;
+    if (is_newer && update.slots >= 2 && (update.has_large_vectors || update.is_double)) {
+      blocks = update.has_large_vectors ? 2 : 3;
+    }
+    most[update.name] = 65536 / (blocks * kernels::kUpdateThreads) / 8 * 8;
   }
   for (const Norm& norm : norms()) most[norm.name] = 65536 / (kernels::kNormBlocksPerSm * kernels::kNormThreads);
   EXPECT_GE(all.size(), most.size()) << "ptxas says nothing of them";
