@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <cstring>
 
 namespace adamant::bench {
 namespace {
@@ -113,7 +115,162 @@ void add_level(std::vector<CeilingVariant>& list, const std::string& level) {
   list.push_back({level + " unroll 4 prefetch 1 KiB interleaved", &run<Level, kWidth, 4, 1024, Schedule::interleaved>});
 }
 
+// --- Arrays of any element sizes: a block of every array after the other, in one pass
+
+template <int kWidth>
+struct Words {
+  typedef std::uint32_t Type __attribute__((vector_size(kWidth * 4), aligned(4)));
+};
+
+// The exclusive or of the words of four bytes of a range, the last filled up with zeros.
+template <int kWidth>
+[[gnu::always_inline]] inline std::uint32_t read(const std::byte* data, std::int64_t bytes) {
+  using Wide = typename Words<kWidth>::Type;
+  constexpr std::int64_t kBytes = sizeof(Wide);
+  Wide sums[4] = {};
+  std::int64_t i = 0;
+  for (; i + 4 * kBytes <= bytes; i += 4 * kBytes) {
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) sums[u] ^= *reinterpret_cast<const Wide*>(data + i + u * kBytes);
+  }
+  const Wide sum = sums[0] ^ sums[1] ^ sums[2] ^ sums[3];
+  std::uint32_t folded = 0;
+  for (int w = 0; w < kWidth; ++w) folded ^= sum[w];
+  for (; i < bytes; i += 4) {
+    std::uint32_t word = 0;
+    std::memcpy(&word, data + i, static_cast<std::size_t>(std::min<std::int64_t>(4, bytes - i)));
+    folded ^= word;
+  }
+  return folded;
+}
+
+template <int kWidth>
+[[gnu::always_inline]] inline void write(std::byte* data, std::int64_t bytes, std::uint32_t add, bool is_read) {
+  using Wide = typename Words<kWidth>::Type;
+  constexpr std::int64_t kBytes = sizeof(Wide);
+  const Wide wide = Wide{} + add;
+  std::int64_t i = 0;
+  if (is_read) {
+#pragma GCC unroll 4
+    for (; i + kBytes <= bytes; i += kBytes) *reinterpret_cast<Wide*>(data + i) ^= wide;
+    for (; i < bytes; ++i) data[i] ^= static_cast<std::byte>(add >> 8 * (i % 4));
+  } else {
+#pragma GCC unroll 4
+    for (; i + kBytes <= bytes; i += kBytes) *reinterpret_cast<Wide*>(data + i) = wide;
+    for (; i < bytes; ++i) data[i] = static_cast<std::byte>(add >> 8 * (i % 4));
+  }
+}
+
+template <int kWidth>
+[[gnu::always_inline]] inline void move_mixed(std::span<const MovedArray> arrays, std::int64_t begin, std::int64_t end,
+                                              std::int64_t block, std::uint32_t mask) {
+  for (std::int64_t first = begin; first < end; first += block) {
+    const std::int64_t count = std::min(block, end - first);
+    std::uint32_t add = 0;
+    for (const MovedArray& array : arrays) {
+      std::byte* const data = array.data + first * array.element_bytes;
+      if (array.is_written) {
+        write<kWidth>(data, count * array.element_bytes, add & mask, array.is_read);
+      } else {
+        add ^= read<kWidth>(data, count * array.element_bytes);
+      }
+    }
+  }
+}
+
+struct MixedLevel {
+  const char* name;
+  void (*move)(std::span<const MovedArray>, std::int64_t, std::int64_t, std::int64_t, std::uint32_t);
+  std::uint32_t (*read)(const std::byte*, std::int64_t);
+};
+
+void move_baseline(std::span<const MovedArray> a, std::int64_t b, std::int64_t e, std::int64_t block,
+                   std::uint32_t mask) {
+  move_mixed<4>(a, b, e, block, mask);
+}
+std::uint32_t read_baseline(const std::byte* data, std::int64_t bytes) { return read<4>(data, bytes); }
+#if defined(__x86_64__)
+[[gnu::target("avx2")]] void move_avx2(std::span<const MovedArray> a, std::int64_t b, std::int64_t e,
+                                       std::int64_t block, std::uint32_t mask) {
+  move_mixed<8>(a, b, e, block, mask);
+}
+[[gnu::target("avx2")]] std::uint32_t read_avx2(const std::byte* data, std::int64_t bytes) {
+  return read<8>(data, bytes);
+}
+[[gnu::target("avx512f")]] void move_avx512(std::span<const MovedArray> a, std::int64_t b, std::int64_t e,
+                                            std::int64_t block, std::uint32_t mask) {
+  move_mixed<16>(a, b, e, block, mask);
+}
+[[gnu::target("avx512f")]] std::uint32_t read_avx512(const std::byte* data, std::int64_t bytes) {
+  return read<16>(data, bytes);
+}
+#endif
+
+std::vector<MixedLevel> mixed_levels() {
+  std::vector<MixedLevel> levels{{"baseline", &move_baseline, &read_baseline}};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) levels.push_back({"avx2", &move_avx2, &read_avx2});
+  if (__builtin_cpu_supports("avx512f")) levels.push_back({"avx512", &move_avx512, &read_avx512});
+#endif
+  return levels;
+}
+
+// Calls part(begin, end) for parts of [0, count), which begin at multiples of kBlock, from all threads.
+template <typename Part>
+void share_out(std::int64_t count, int threads, Schedule schedule, const Part& part) {
+#pragma omp parallel num_threads(threads)
+  {
+    if (schedule == Schedule::contiguous) {
+      const std::int64_t blocks = (count + kBlock - 1) / kBlock;
+      const std::int64_t me = omp_get_thread_num();
+      const std::int64_t all = omp_get_num_threads();
+      part(std::min(count, blocks * me / all * kBlock), std::min(count, blocks * (me + 1) / all * kBlock));
+    } else {
+#pragma omp for schedule(static, 1)
+      for (std::int64_t begin = 0; begin < count; begin += kBlock) part(begin, std::min(count, begin + kBlock));
+    }
+  }
+}
+
+constexpr std::array kSchedules{Schedule::contiguous, Schedule::interleaved};
+std::string to_text(Schedule schedule) { return schedule == Schedule::contiguous ? "" : " interleaved"; }
+
 }  // namespace
+
+std::vector<MixedCeilingVariant> mixed_ceiling_variants() {
+  std::vector<MixedCeilingVariant> list;
+  for (const MixedLevel& level : mixed_levels()) {
+    for (const Schedule schedule : kSchedules) {
+      for (const std::int64_t block : {64, 256, 1024, 4096}) {
+        list.push_back({std::string(level.name) + " block " + std::to_string(block) + to_text(schedule), block,
+                        [=, move = level.move](std::span<const MovedArray> arrays, std::int64_t count,
+                                               std::uint32_t mask, int threads) {
+                          share_out(count, threads, schedule, [&](std::int64_t begin, std::int64_t end) {
+                            move(arrays, begin, end, block, mask);
+                          });
+                        }});
+      }
+    }
+  }
+  return list;
+}
+
+std::vector<ReadCeilingVariant> read_ceiling_variants() {
+  std::vector<ReadCeilingVariant> list;
+  for (const MixedLevel& level : mixed_levels()) {
+    for (const Schedule schedule : kSchedules) {
+      list.push_back({std::string(level.name) + to_text(schedule),
+                      [=, read = level.read](const std::byte* data, std::int64_t bytes, int threads) {
+                        std::atomic<std::uint32_t> all = 0;
+                        share_out(bytes, threads, schedule, [&](std::int64_t begin, std::int64_t end) {
+                          if (begin < end) all ^= read(data + begin, end - begin);
+                        });
+                        return all.load();
+                      }});
+    }
+  }
+  return list;
+}
 
 std::vector<CeilingVariant> ceiling_variants() {
   std::vector<CeilingVariant> list;

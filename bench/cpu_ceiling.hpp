@@ -3,9 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "bench/moved.hpp"
 
 namespace adamant::bench {
 
@@ -21,5 +24,24 @@ struct CeilingVariant {
 std::vector<CeilingVariant> ceiling_variants();
 
 inline constexpr int kMostReadWriteStreams = 5;
+
+// The same for arrays of any element sizes, some only read and some only written, each `count` elements long. What is
+// read and written becomes `value ^ (read & mask)`, what is only written `read & mask`: words of four bytes, `read` the
+// exclusive or of those that are only read, of a block of elements. A mask of zero, which the compiler cannot know of,
+// leaves all that is read as it was.
+struct MixedCeilingVariant {
+  std::string name;
+  std::int64_t block;
+  std::function<void(std::span<const MovedArray> arrays, std::int64_t count, std::uint32_t mask, int threads)> run;
+};
+std::vector<MixedCeilingVariant> mixed_ceiling_variants();
+
+// One way to read `bytes` bytes at `data`, and nothing else. Returns the exclusive or of its words of four bytes, the
+// last, where it is cut off, filled up with zeros.
+struct ReadCeilingVariant {
+  std::string name;
+  std::function<std::uint32_t(const std::byte* data, std::int64_t bytes, int threads)> run;
+};
+std::vector<ReadCeilingVariant> read_ceiling_variants();
 
 }  // namespace adamant::bench

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <stdexcept>
 #include <utility>
 
 #include "kernels/cuda_error.hpp"
@@ -16,6 +17,7 @@ namespace {
 // The largest block of the sweep; it leaves a thread 128 registers, enough for four vectors of five streams.
 constexpr int kMostThreads = 512;
 constexpr int kMostUnrolledStreams = 5;
+constexpr int kMostUnrolledReadWrite = 6;
 constexpr int kWordsPerVector = 4;
 
 enum class Hint { none, streaming };  // streaming: lines that nobody will read again soon
@@ -145,6 +147,216 @@ std::vector<GpuCeilingVariant> variants() {
   return list;
 }
 
+// --- Arrays of different element sizes: a thread has units of eight elements, which are a vector of an array of two
+// bytes and two of one of four. Eight because the smallest array then has a whole vector.
+
+constexpr int kUnit = 8;
+constexpr int kMostReadOnlyVectors = 2;
+
+// One vector of a unit.
+struct UnitVector {
+  uint4* data;
+  int multiple;  // as many vectors has a unit of this array
+  int which;     // and this is one of them
+};
+
+template <int kReadWrite>
+struct MixedArguments {
+  UnitVector read_only[kMostReadOnlyVectors];
+  UnitVector read_write[kReadWrite];
+  UnitVector write_only;
+  int read_only_count;
+  int read_write_count;
+  bool has_write_only;
+  std::int64_t count;  // elements
+  std::uint32_t mask;
+};
+
+// Vector `u` of this thread in the tile that begins at that unit.
+__device__ __forceinline__ uint4* place(const UnitVector& vector, std::int64_t begin, int u) {
+  return vector.data + begin * vector.multiple + (u * vector.multiple + vector.which) * static_cast<int>(blockDim.x) +
+         threadIdx.x;
+}
+
+// The halves of words of one element.
+__device__ __forceinline__ std::uint16_t* halves_of(const UnitVector& vector, std::int64_t element) {
+  return reinterpret_cast<std::uint16_t*>(vector.data) + element * vector.multiple + vector.which;
+}
+
+// The elements from `first` on, fewer than a tile.
+template <int kReadWrite>
+__device__ void move_rest(const MixedArguments<kReadWrite>& arguments, std::int64_t first) {
+  for (std::int64_t i = first + threadIdx.x; i < arguments.count; i += blockDim.x) {
+    std::uint32_t read = 0;
+    for (int v = 0; v < arguments.read_only_count; ++v) read |= *halves_of(arguments.read_only[v], i);
+    const auto add = static_cast<std::uint16_t>(read & arguments.mask);
+    for (int v = 0; v < arguments.read_write_count; ++v) *halves_of(arguments.read_write[v], i) ^= add;
+    if (arguments.has_write_only) *halves_of(arguments.write_only, i) = add;
+  }
+}
+
+template <int kReadWrite, int kUnroll, Hint kHint, Schedule kSchedule>
+__global__ void __launch_bounds__(kMostThreads) move_mixed(const MixedArguments<kReadWrite> arguments) {
+  const std::int64_t tile = static_cast<std::int64_t>(blockDim.x) * kUnroll;
+  const std::int64_t tiles = arguments.count / (tile * kUnit);
+  const std::int64_t stride = kSchedule == Schedule::tile ? tiles + 1 : gridDim.x;
+  for (std::int64_t t = blockIdx.x; t < tiles; t += stride) {
+    const std::int64_t begin = t * tile;
+    uint4 add[kUnroll];
+    uint4 values[kReadWrite][kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) add[u] = load<kHint>(place(arguments.read_only[0], begin, u));
+    uint4 more[kUnroll] = {};
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (arguments.read_only_count > 1) more[u] = load<kHint>(place(arguments.read_only[1], begin, u));
+    }
+#pragma unroll
+    for (int v = 0; v < kReadWrite; ++v) {
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        if (v < arguments.read_write_count) values[v][u] = load<kHint>(place(arguments.read_write[v], begin, u));
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      add[u] = {add[u].x + more[u].x, add[u].y + more[u].y, add[u].z + more[u].z, add[u].w + more[u].w};
+      if (arguments.has_write_only) {
+        store<kHint>(place(arguments.write_only, begin, u), mixed({}, add[u], arguments.mask));
+      }
+    }
+#pragma unroll
+    for (int v = 0; v < kReadWrite; ++v) {
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        if (v < arguments.read_write_count) {
+          store<kHint>(place(arguments.read_write[v], begin, u), mixed(values[v][u], add[u], arguments.mask));
+        }
+      }
+    }
+  }
+  if (blockIdx.x != (kSchedule == Schedule::tile ? tiles : 0)) return;
+  move_rest(arguments, tiles * tile * kUnit);
+}
+
+int resident_blocks(const void* kernel, int threads, int multiprocessors) {
+  int per_multiprocessor = 0;
+  kernels::check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, threads, 0),
+                 "cudaOccupancyMaxActiveBlocksPerMultiprocessor", "choosing the blocks of a ceiling");
+  return per_multiprocessor * multiprocessors;
+}
+
+std::string variant_name(int threads, int unroll, Hint hint, Schedule schedule) {
+  return "block " + std::to_string(threads) + " unroll " + std::to_string(unroll) +
+         (hint == Hint::streaming ? " streaming" : "") + (schedule == Schedule::grid_stride ? " grid-stride" : "");
+}
+
+template <int kReadWrite>
+MixedArguments<kReadWrite> mixed_arguments(std::span<const MovedArray> arrays, std::int64_t count, std::uint32_t mask) {
+  MixedArguments<kReadWrite> arguments{};
+  arguments.count = count;
+  arguments.mask = mask;
+  for (const MovedArray& array : arrays) {
+    const auto multiple = static_cast<int>(array.element_bytes) / 2;
+    for (int which = 0; which < multiple; ++which) {
+      const UnitVector vector{reinterpret_cast<uint4*>(array.data), multiple, which};
+      if (!array.is_written) {
+        arguments.read_only[arguments.read_only_count++] = vector;
+      } else if (array.is_read) {
+        arguments.read_write[arguments.read_write_count++] = vector;
+      } else {
+        arguments.write_only = vector;
+        arguments.has_write_only = true;
+      }
+    }
+  }
+  return arguments;
+}
+
+template <int kReadWrite, int kUnroll, Hint kHint, Schedule kSchedule>
+GpuMixedCeilingVariant mixed_variant(int threads, int multiprocessors) {
+  const auto* const kernel = reinterpret_cast<const void*>(&move_mixed<kReadWrite, kUnroll, kHint, kSchedule>);
+  const int most_blocks = kSchedule == Schedule::grid_stride ? resident_blocks(kernel, threads, multiprocessors) : 0;
+  const auto run = [=](std::span<const MovedArray> arrays, std::int64_t count, std::uint32_t mask, Stream stream) {
+    MixedArguments<kReadWrite> arguments = mixed_arguments<kReadWrite>(arrays, count, mask);
+    const std::int64_t tile = static_cast<std::int64_t>(threads) * kUnroll * kUnit;
+    auto blocks = static_cast<unsigned>(count / tile + 1);  // one more for the rest
+    if (most_blocks != 0) blocks = std::min(blocks, static_cast<unsigned>(most_blocks));
+    void* pointers[] = {&arguments};
+    kernels::check(cudaLaunchKernel(kernel, dim3(blocks), dim3(static_cast<unsigned>(threads)), pointers, 0, stream),
+                   "cudaLaunchKernel", "launching a ceiling");
+  };
+  return {variant_name(threads, kUnroll, kHint, kSchedule), run};
+}
+
+template <int kReadWrite>
+std::vector<GpuMixedCeilingVariant> mixed_variants(int multiprocessors) {
+  std::vector<GpuMixedCeilingVariant> list;
+  for (const int threads : {128, 256, kMostThreads}) {
+    list.push_back(mixed_variant<kReadWrite, 1, Hint::none, Schedule::tile>(threads, multiprocessors));
+    list.push_back(mixed_variant<kReadWrite, 1, Hint::streaming, Schedule::tile>(threads, multiprocessors));
+    list.push_back(mixed_variant<kReadWrite, 1, Hint::none, Schedule::grid_stride>(threads, multiprocessors));
+    if constexpr (kReadWrite <= kMostUnrolledReadWrite) {
+      list.push_back(mixed_variant<kReadWrite, 2, Hint::none, Schedule::tile>(threads, multiprocessors));
+      list.push_back(mixed_variant<kReadWrite, 2, Hint::streaming, Schedule::tile>(threads, multiprocessors));
+    }
+  }
+  return list;
+}
+
+// --- An array that is only read
+
+template <int kUnroll, Hint kHint, Schedule kSchedule>
+__global__ void __launch_bounds__(kMostThreads)
+    read(const uint4* data, std::int64_t words, std::uint32_t mask, std::uint32_t* sum) {
+  const std::int64_t vectors = words / kWordsPerVector;
+  const std::int64_t tile = static_cast<std::int64_t>(blockDim.x) * kUnroll;
+  const std::int64_t stride = kSchedule == Schedule::tile ? vectors + tile : gridDim.x * tile;
+  uint4 all{};
+  for (std::int64_t begin = blockIdx.x * tile; begin < vectors; begin += stride) {
+    const std::int64_t first = begin + threadIdx.x;
+    if (begin + tile <= vectors) {
+      uint4 values[kUnroll];
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) values[u] = load<kHint>(data + first + u * static_cast<int>(blockDim.x));
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) all = mixed(all, values[u], ~0U);
+    } else {
+      for (std::int64_t i = first; i < vectors; i += blockDim.x) all = mixed(all, data[i], ~0U);
+    }
+  }
+  std::uint32_t folded = all.x ^ all.y ^ all.z ^ all.w;
+  const std::int64_t word = vectors * kWordsPerVector + threadIdx.x;
+  if (blockIdx.x == 0 && word < words) folded ^= reinterpret_cast<const std::uint32_t*>(data)[word];
+  // The compiler cannot know that this does not happen, so it has to read.
+  if ((folded & mask) != 0) atomicXor(sum, folded & mask);
+}
+
+template <int kUnroll, Hint kHint, Schedule kSchedule>
+GpuReadCeilingVariant read_variant(int threads, int multiprocessors) {
+  const auto* const kernel = reinterpret_cast<const void*>(&read<kUnroll, kHint, kSchedule>);
+  const int most_blocks = kSchedule == Schedule::grid_stride ? resident_blocks(kernel, threads, multiprocessors) : 0;
+  const auto run = [=](const void* data, std::int64_t bytes, std::uint32_t mask, std::uint32_t* sum, Stream stream) {
+    std::int64_t words = bytes / 4;
+    const std::int64_t tile = static_cast<std::int64_t>(threads) * kUnroll * kWordsPerVector;
+    auto blocks = static_cast<unsigned>(std::max<std::int64_t>((words + tile - 1) / tile, 1));
+    if (most_blocks != 0) blocks = std::min(blocks, static_cast<unsigned>(most_blocks));
+    void* pointers[] = {&data, &words, &mask, &sum};
+    kernels::check(cudaLaunchKernel(kernel, dim3(blocks), dim3(static_cast<unsigned>(threads)), pointers, 0, stream),
+                   "cudaLaunchKernel", "launching a ceiling");
+  };
+  return {variant_name(threads, kUnroll, kHint, kSchedule), run};
+}
+
+int current_multiprocessors() {
+  int device = 0;
+  int multiprocessors = 0;
+  kernels::check(cudaGetDevice(&device), "cudaGetDevice", "making the ceilings");
+  kernels::check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+                 "cudaDeviceGetAttribute", "making the ceilings");
+  return multiprocessors;
+}
+
 template <std::size_t... kIndices>
 auto makers(std::index_sequence<kIndices...> /*indices*/) {
   return std::array{&variants<static_cast<int>(kIndices) + 1>...};
@@ -155,6 +367,38 @@ auto makers(std::index_sequence<kIndices...> /*indices*/) {
 std::vector<GpuCeilingVariant> gpu_ceiling_variants(int read_write_streams) {
   return makers(std::make_index_sequence<kMostGpuReadWriteStreams>{})
       .at(static_cast<std::size_t>(read_write_streams - 1))();
+}
+
+std::vector<GpuMixedCeilingVariant> gpu_mixed_ceiling_variants(std::span<const MovedArray> arrays) {
+  constexpr int kMost = 10;
+  std::int64_t read_only = 0;
+  std::int64_t read_write = 0;
+  std::int64_t write_only = 0;
+  for (const MovedArray& array : arrays) {
+    (!array.is_written ? read_only : array.is_read ? read_write : write_only) += array.element_bytes / 2;
+    if (array.element_bytes != 2 && array.element_bytes != 4) read_only = kMostReadOnlyVectors + 1;
+  }
+  if (read_only < 1 || read_only > kMostReadOnlyVectors || write_only > 1 || read_write > kMost) {
+    throw std::invalid_argument("adamant: bench: no ceiling moves these arrays");
+  }
+  const int multiprocessors = current_multiprocessors();
+  if (read_write <= 2) return mixed_variants<2>(multiprocessors);
+  if (read_write <= 4) return mixed_variants<4>(multiprocessors);
+  if (read_write <= kMostUnrolledReadWrite) return mixed_variants<kMostUnrolledReadWrite>(multiprocessors);
+  return mixed_variants<kMost>(multiprocessors);
+}
+
+std::vector<GpuReadCeilingVariant> gpu_read_ceiling_variants() {
+  const int multiprocessors = current_multiprocessors();
+  std::vector<GpuReadCeilingVariant> list;
+  for (const int threads : {128, 256, kMostThreads}) {
+    list.push_back(read_variant<1, Hint::none, Schedule::tile>(threads, multiprocessors));
+    list.push_back(read_variant<4, Hint::none, Schedule::tile>(threads, multiprocessors));
+    list.push_back(read_variant<4, Hint::streaming, Schedule::tile>(threads, multiprocessors));
+    list.push_back(read_variant<4, Hint::none, Schedule::grid_stride>(threads, multiprocessors));
+    list.push_back(read_variant<8, Hint::none, Schedule::grid_stride>(threads, multiprocessors));
+  }
+  return list;
 }
 
 }  // namespace adamant::bench

@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "adamant/types.hpp"
+#include "bench/moved.hpp"
 
 namespace adamant::bench {
 
@@ -32,5 +34,25 @@ struct GpuCeilingVariant {
 // tile for each block, or as many blocks as fit that stride over the range. All accesses are 16 bytes wide.
 // `read_write_streams` from 1 to kMostGpuReadWriteStreams; for the current device.
 std::vector<GpuCeilingVariant> gpu_ceiling_variants(int read_write_streams);
+
+// The same for arrays of elements of 2 or 4 bytes, some only read and some only written, `count` elements of each.
+struct GpuMixedCeilingVariant {
+  std::string name;
+  // Enqueues a pass that reads and writes every byte of every array that is read or written. What is both becomes
+  // `value ^ (read & mask)`, what is only written `read & mask`, with something that was read; a mask of zero leaves
+  // all that is read as it was.
+  std::function<void(std::span<const MovedArray> arrays, std::int64_t count, std::uint32_t mask, Stream stream)> run;
+};
+// Throws std::invalid_argument for more arrays, or larger elements, than any method and storage has.
+std::vector<GpuMixedCeilingVariant> gpu_mixed_ceiling_variants(std::span<const MovedArray> arrays);
+
+// One way to read an array and nothing else.
+struct GpuReadCeilingVariant {
+  std::string name;
+  // Enqueues a pass over `bytes` bytes at `data`, a multiple of 16. With a mask of zero, nothing is written; with one
+  // of ones `*sum` becomes `*sum ^ ` every whole word of four bytes.
+  std::function<void(const void* data, std::int64_t bytes, std::uint32_t mask, std::uint32_t* sum, Stream stream)> run;
+};
+std::vector<GpuReadCeilingVariant> gpu_read_ceiling_variants();
 
 }  // namespace adamant::bench

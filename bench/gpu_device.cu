@@ -6,10 +6,12 @@
 #include <memory>
 #include <regex>
 #include <string>
+#include <type_traits>
 
 #include "bench/gpu_throughput.hpp"
 #include "bench/values.hpp"
 #include "kernels/cuda_error.hpp"
+#include "kernels/narrow.hpp"
 
 namespace adamant::bench {
 namespace {
@@ -19,7 +21,21 @@ using kernels::check;
 template <typename Real>
 __global__ void fill_values(Real* values, std::int64_t count, double scale) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i < count) values[i] = static_cast<Real>(realistic_value(i, scale));
+  if (i >= count) return;
+  if constexpr (std::is_same_v<Real, double>) {
+    values[i] = realistic_value(i, scale);
+  } else {
+    values[i] = kernels::Narrow<Real>::of(static_cast<float>(realistic_value(i, scale)));
+  }
+}
+
+const void* fill_kernel(DataType type) {
+  switch (type) {
+    case DataType::float64: return reinterpret_cast<const void*>(&fill_values<double>);
+    case DataType::bfloat16: return reinterpret_cast<const void*>(&fill_values<bfloat16>);
+    case DataType::float16: return reinterpret_cast<const void*>(&fill_values<float16>);
+    default: return reinterpret_cast<const void*>(&fill_values<float>);
+  }
 }
 
 int attribute(cudaDeviceAttr which, int index) {
@@ -95,8 +111,7 @@ void GpuStream::fill(void* values, DataType type, std::int64_t count, double sca
   constexpr unsigned kThreads = 256;
   if (count == 0) return;
   void* pointers[] = {&values, &count, &scale};
-  const auto* const kernel = type == DataType::float32 ? reinterpret_cast<const void*>(&fill_values<float>)
-                                                       : reinterpret_cast<const void*>(&fill_values<double>);
+  const void* const kernel = fill_kernel(type);
   check(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)), dim3(kThreads),
                          pointers, 0, stream_),
         "cudaLaunchKernel", "filling a buffer");

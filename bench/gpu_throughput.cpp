@@ -21,66 +21,100 @@ namespace adamant::bench {
 namespace {
 
 // Long against the resolution of events (half a microsecond) and against the gap before the first kernel of a batch.
-constexpr double kShortestSample = 10e-3;
+constexpr double kShortestSample = 4e-3;
 // Clocks rise when work comes.
-constexpr double kWarmUp = 0.1;
+constexpr double kWarmUp = 0.05;
+// What is not ours gets so many seconds of a row, and at least a few repetitions.
+constexpr double kBaselineSeconds = 0.5;
 // The buffers that runs go round are so many times as large as the L2 cache, as far as a number of sets that can be
 // made allows: more only matter where a step is so short that its launch is what takes the time.
 constexpr std::int64_t kCaches = 4;
 constexpr std::int64_t kMostSets = 64;
 // Tensors lie at multiples of so many elements, as allocators place them.
 constexpr std::int64_t kTensorAlignment = 64;
-// What the CPU spends on step(): so many, waiting after each block of them, so that the launch queue is never full. Not
-// where they would take longer than this together.
+// What the CPU spends on step(): so many, waiting after each block of them, so that the launch queue is never full;
+// fewer where they would take longer than this together, and none where too few would be left.
 constexpr int kHostBlocks = 10;
 constexpr int kHostStepsPerBlock = 100;
-constexpr double kLongestHostMeasurement = 2;
+constexpr int kFewestHostSteps = 10;
+constexpr double kLongestHostMeasurement = 0.3;
 // So many elements of a baseline's results are looked at, at each of a few places.
 constexpr std::int64_t kWindow = 256;
 
 struct Layout {
   explicit Layout(const Request& request, std::int64_t l2_bytes)
-      : element(size_in_bytes(request.type)),
+      : arrays(moved_arrays(request.method, request.storage, request.pipeline)),
         stride(request.tensors == 1 ? request.count
                                     : (request.count + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment),
-        streams(2 + static_cast<std::int64_t>(state_names(request.method).size())),
-        stream_bytes(stride * request.tensors * element),
-        sets(std::clamp(kCaches * l2_bytes / std::max<std::int64_t>(streams * stream_bytes, 1) + 1, std::int64_t{1},
-                        kMostSets)),
-        scratch_bytes(std::max(stream_bytes, kCaches * l2_bytes)) {
-    const std::int64_t several =
-        request.tensors == 1 ? 0 : streams - 2;  // the states of one tensor of as many elements
-    bytes = sets * (streams + several) * stream_bytes + scratch_bytes;
+        elements(stride * request.tensors) {
+    std::int64_t of_optimizer = 0;
+    for (const MovedArray& array : arrays) {
+      set_bytes += elements * array.element_bytes;
+      if (array.what == MovedArray::What::state || array.what == MovedArray::What::kept) {
+        of_optimizer += elements * array.element_bytes;
+      }
+    }
+    sets = std::clamp(kCaches * l2_bytes / std::max<std::int64_t>(set_bytes, 1) + 1, std::int64_t{1}, kMostSets);
+    // The float32 baselines keep intermediate results there, and copies go there.
+    scratch_bytes = request.only_ceiling ? kRemainderAlignment
+                                         : std::max(elements * arrays.front().element_bytes, kCaches * l2_bytes);
+    // What one tensor of as many elements has of its own, and what stands in for a remainder.
+    if (request.tensors > 1) bytes += sets * of_optimizer;
+    if (has_remainder()) bytes += sets * elements * 2;
+    bytes += sets * set_bytes + scratch_bytes;
   }
-  std::int64_t element;
-  std::int64_t stride;  // elements from one tensor to the next
-  std::int64_t streams;
-  std::int64_t stream_bytes;
-  std::int64_t sets;
-  std::int64_t scratch_bytes;
+  bool has_remainder() const {
+    return std::any_of(arrays.begin(), arrays.end(), [](const MovedArray& array) {
+      return array.what == MovedArray::What::kept && array.element_bytes == 2;
+    });
+  }
+  static constexpr std::int64_t kRemainderAlignment = 256;
+  std::vector<MovedArray> arrays;  // without addresses
+  std::int64_t stride;             // elements from one tensor to the next
+  std::int64_t elements;           // of all tensors, and between them
+  std::int64_t set_bytes = 0;
+  std::int64_t sets = 0;
+  std::int64_t scratch_bytes = 0;
   std::int64_t bytes = 0;
 };
 
+bool is_plain_float32(const Request& request) {
+  return request.storage == kPlainFloat32 && request.pipeline == Pipeline::update;
+}
+
 // One set of buffers and what steps it.
 struct Set {
+  std::vector<std::shared_ptr<std::byte>> buffers;
   std::shared_ptr<std::byte> parameter;
   std::shared_ptr<std::byte> gradient;
+  std::shared_ptr<std::byte> copy;      // where the pipeline has one
   Optimizer optimizer;                  // of the tensors that were asked for
   std::optional<Optimizer> one_tensor;  // of one tensor in their place, where they are several
-  std::vector<BaselineTensor> tensors;  // where they are float32
-  GpuStreams streams;                   // as one tensor has them
+  std::vector<BaselineTensor> tensors;  // where they are plain float32
+  std::vector<MovedArray> arrays;       // as one tensor has them
 
   Set(const Request& request, const Layout& layout, host::DeviceMemory& memory, const GpuStream& stream, float* scratch)
-      : parameter(memory.allocate(layout.stream_bytes)),
-        gradient(memory.allocate(layout.stream_bytes)),
-        optimizer(request.method, request.device, request.tuning) {
-    stream.fill(parameter.get(), request.type, layout.stream_bytes / layout.element, kParameterScale);
-    stream.fill(gradient.get(), request.type, layout.stream_bytes / layout.element, kGradientScale);
+      : parameter(memory.allocate(layout.elements * size_in_bytes(request.storage.parameter))),
+        gradient(memory.allocate(layout.elements * size_in_bytes(request.storage.gradient))),
+        optimizer(request.method, request.device, request.tuning),
+        arrays(layout.arrays) {
+    const host::StorageTypes& types = request.storage;
+    stream.fill(parameter.get(), types.parameter, layout.elements, kParameterScale);
+    stream.fill(gradient.get(), types.gradient, layout.elements, kGradientScale);
+    stream.wait();
+    if (request.pipeline == Pipeline::copy) {
+      copy = memory.allocate(layout.elements * size_in_bytes(copy_type(types).value()));
+    }
     const auto add_to = [&](Optimizer& to, std::int64_t first, std::int64_t count) {
-      return to.add(
-          {.name = std::to_string(first),
-           .parameter = {static_cast<void*>(parameter.get() + first * layout.element), request.type, count},
-           .gradient = {static_cast<const void*>(gradient.get() + first * layout.element), request.type, count}});
+      TensorSpec spec{.name = std::to_string(first), .state_type = types.state, .master = types.master};
+      const auto at = [&](const std::shared_ptr<std::byte>& buffer, DataType type) {
+        return Array(static_cast<void*>(buffer.get() + first * size_in_bytes(type)), type, count);
+      };
+      spec.parameter = at(parameter, types.parameter);
+      const Array from = at(gradient, types.gradient);
+      spec.gradient = {static_cast<const void*>(from.data()), from.type(), count};
+      if (copy) spec.copy = at(copy, *copy_type(types));
+      return to.add(std::move(spec));
     };
     for (std::int64_t i = 0; i < request.tensors; ++i) add_to(optimizer, i * layout.stride, request.count);
     const std::int64_t count = request.tensors * request.count;
@@ -88,12 +122,27 @@ struct Set {
       one_tensor.emplace(request.method, request.device, request.tuning);
       add_to(*one_tensor, 0, count);
     }
-    Optimizer& whole = one_tensor ? *one_tensor : optimizer;
-    streams = {gradient.get(), {parameter.get()}, count * layout.element / 4};
-    for (const std::string& name : state_names(request.method)) {
-      streams.read_write.push_back(whole.state(whole.tensors().front(), name).data());
+    if (request.pipeline == Pipeline::clip) {
+      optimizer.set_control({.clip_norm = kClipNorm}, stream.get());
+      if (one_tensor) one_tensor->set_control({.clip_norm = kClipNorm}, stream.get());
     }
-    if (request.type == DataType::float32) keep_tensors(request, scratch);
+    find_arrays(memory, layout);
+    if (is_plain_float32(request)) keep_tensors(request, scratch);
+  }
+
+  void find_arrays(host::DeviceMemory& memory, const Layout& layout) {
+    using What = MovedArray::What;
+    Optimizer& whole = one_tensor ? *one_tensor : optimizer;
+    for (MovedArray& array : arrays) {
+      if (array.what == What::gradient) array.data = gradient.get();
+      if (array.what == What::parameter) array.data = parameter.get();
+      if (array.what == What::copy) array.data = copy.get();
+      if (array.what == What::kept && array.element_bytes == 2) {  // the remainder's place is not known
+        buffers.push_back(memory.allocate(layout.elements * array.element_bytes));
+        array.data = buffers.back().get();
+      }
+    }
+    find_states(arrays, whole, whole.tensors().front());
   }
 
   void keep_tensors(const Request& request, float* scratch) {
@@ -175,18 +224,23 @@ class Windows {
   std::vector<Place> places_;
 };
 
-// Where one step of a baseline, run on a set of buffers, is not the library's.
-std::string disagreement_on(const Request& request, const Baseline& baseline, Set& set,
-                            const host::DeviceMemory& memory, const GpuStream& stream) {
+// Where one step of a baseline, run on a set of buffers, is not the library's; and how long that took.
+struct Checked {
+  std::string disagreement;
+  double seconds;
+};
+Checked check_on(const Request& request, const Baseline& baseline, Set& set, const host::DeviceMemory& memory,
+                 const GpuStream& stream) {
   const Windows windows(set, state_names(request.method).size(), memory);
   const std::vector<Window> before = windows.read();
-  for (const BaselineTensor& tensor : set.tensors) baseline.step(tensor, kCheckedStep, stream.get());
-  stream.wait();
-  return disagreement(request.method, before, windows.read());
+  const double seconds = stream.seconds_of([&] {
+    for (const BaselineTensor& tensor : set.tensors) baseline.step(tensor, kCheckedStep, stream.get());
+  });
+  return {disagreement(request.method, before, windows.read()), seconds};
 }
 
 std::string why_no_baselines(const Request& request) {
-  if (request.type != DataType::float32) return "they are float32 only";
+  if (!is_plain_float32(request)) return "they are float32 only, and the update alone";
   const std::vector<Option> options = adamant::options(request.method);
   const std::vector<Option> usual = adamant::options(make_method(name(request.method)));
   for (std::size_t i = 0; i < options.size(); ++i) {
@@ -222,43 +276,27 @@ class Measurement {
     Throughput result;
     result.count = request_.count * request_.tensors;
     result.tensors = request_.tensors;
-    result.streams_written = static_cast<int>(layout_.streams) - 1;
-    result.streams_read = static_cast<int>(layout_.streams);
-    result.bytes_per_parameter = layout_.element * (result.streams_read + result.streams_written);
+    count_bytes(result, request_, layout_.arrays);
+    result.copy_element_bytes = layout_.arrays.front().element_bytes;
     result.buffer_sets = rotation_.size();
-    result.rotated_bytes = rotation_.size() * layout_.streams * layout_.stream_bytes;
-    result.no_baselines = why_no_baselines(request_);
-    if (result.no_baselines.empty()) {
-      for (const Baseline& baseline : gpu_baselines(name(request_.method))) {
-        result.baselines.push_back(
-            {baseline.name, disagreement_on(request_, baseline, rotation_.first(), memory_, stream_), {}});
-      }
-    }
+    result.rotated_bytes = rotation_.size() * layout_.set_bytes;
 
-    std::vector<Contender> contenders =
-        finalists(ceilings(result.streams_written, batch), [&](double done) { progress(0.3 * done); });
-    const std::size_t ceiling_count = contenders.size();
-    const auto add = [&](const std::string& name, std::function<void()> run) {
-      const int runs = batch_of(run);
-      contenders.push_back({name, [this, run = std::move(run), runs] { return sample(run, runs); }});
-    };
-    contenders.push_back({"update", [this, update, batch] { return sample(update, batch); }});
-    contenders.push_back({"graph", graph(batch)});
-    add("copy", copy());
-    if (request_.tensors > 1) add("one tensor", [this] { rotation_.next().one_tensor->step(stream_.get()); });
-    if (result.no_baselines.empty()) {
-      for (const Baseline& baseline : gpu_baselines(name(request_.method))) {
-        if (!agrees(result, baseline.name)) continue;
-        add(baseline.name, [this, step = baseline.step] {
-          for (const BaselineTensor& tensor : rotation_.next().tensors) step(tensor, kCheckedStep, stream_.get());
-        });
+    std::vector<Contender> contenders = finalists(
+        update_ceilings(batch), [&](double done) { progress(0.3 * done); }, &result.ceiling_looks);
+    const std::size_t of_update = contenders.size();
+    if (request_.pipeline == Pipeline::clip) {
+      for (Contender& contender : finalists(read_ceilings(batch), [](double) {})) {
+        contenders.push_back(std::move(contender));
       }
     }
+    const std::size_t of_ceilings = contenders.size();
+    contenders.push_back({"update", [this, update, batch] { return sample(update, batch); }});
+    if (!request_.only_ceiling) add_others(contenders, result, batch);
     interleave(contenders, request_.repetitions, [&](double done) { progress(0.3 + 0.7 * done); });
 
     const auto times = [&](const std::string& name) {
-      for (const Contender& contender : contenders) {
-        if (contender.name == name) return contender.times;
+      for (std::size_t i = of_ceilings; i < contenders.size(); ++i) {
+        if (contenders[i].name == name) return contenders[i].times;
       }
       return Times{};
     };
@@ -267,10 +305,9 @@ class Measurement {
     result.copy = times("copy");
     result.one_tensor = times("one tensor");
     for (BaselineTimes& baseline : result.baselines) baseline.times = times(baseline.name);
-    contenders.resize(ceiling_count);
-    result.ceiling = fastest(contenders).times;
-    result.ceiling_variant = fastest(contenders).name;
-    result.host = host_times(result.update.median());
+    set_ceiling(result, std::span(contenders).first(of_update),
+                std::span(contenders).subspan(of_update, of_ceilings - of_update));
+    if (!request_.only_ceiling) result.host = host_times(result.update.median());
     return result;
   }
 
@@ -290,17 +327,71 @@ class Measurement {
     for (double done = 0; done < kWarmUp;) done += sample(run, 1);
   }
 
-  static bool agrees(const Throughput& result, const std::string& name) {
-    return std::any_of(result.baselines.begin(), result.baselines.end(), [&](const BaselineTimes& baseline) {
-      return baseline.name == name && baseline.disagreement.empty();
-    });
+  // What is measured beside the ceiling.
+  void add_others(std::vector<Contender>& contenders, Throughput& result, int batch) {
+    const auto add = [&](const std::string& name, std::function<void()> run) {
+      const int runs = batch_of(run);
+      contenders.push_back({name, [this, run = std::move(run), runs] { return sample(run, runs); }});
+    };
+    contenders.push_back({"graph", graph(batch)});
+    add("copy", copy());
+    if (request_.tensors > 1) add("one tensor", [this] { rotation_.next().one_tensor->step(stream_.get()); });
+    result.no_baselines = why_no_baselines(request_);
+    if (!result.no_baselines.empty()) return;
+    for (const Baseline& baseline : gpu_baselines(name(request_.method))) {
+      const Checked checked = check_on(request_, baseline, rotation_.first(), memory_, stream_);
+      result.baselines.push_back({baseline.name, checked.disagreement, {}});
+      if (!checked.disagreement.empty()) continue;
+      std::function<void()> run = [this, step = baseline.step] {
+        for (const BaselineTensor& tensor : rotation_.next().tensors) step(tensor, kCheckedStep, stream_.get());
+      };
+      // The first run loads the kernels, which is little where it was long.
+      const double once = checked.seconds > kBaselineSeconds / 10 ? checked.seconds : sample(run, 1);
+      const int runs = batch_for(once, kShortestSample);
+      const int repetitions = repetitions_for(once * runs, kBaselineSeconds);
+      contenders.push_back(
+          {baseline.name, [this, run = std::move(run), runs] { return sample(run, runs); }, {}, repetitions});
+    }
   }
 
-  std::vector<Contender> ceilings(int streams_written, int batch) {
+  // What moves the arrays of the update, in as many ways as there are.
+  std::vector<Contender> update_ceilings(int batch) {
     std::vector<Contender> list;
-    for (const GpuCeilingVariant& variant : gpu_ceiling_variants(streams_written)) {
-      list.push_back({variant.name, [this, move = variant.run, batch] {
-                        return sample([&] { move(rotation_.next().streams, 0, stream_.get()); }, batch);
+    const std::int64_t count = request_.count * request_.tensors;
+    if (is_uniform(layout_.arrays)) {
+      const std::int64_t words = count * layout_.arrays.front().element_bytes / 4;
+      for (const GpuCeilingVariant& variant : gpu_ceiling_variants(static_cast<int>(layout_.arrays.size()) - 1)) {
+        list.push_back({variant.name, [this, words, move = variant.run, batch] {
+                          return sample([&] { move(streams_of(rotation_.next(), words), 0, stream_.get()); }, batch);
+                        }});
+      }
+      return list;
+    }
+    for (const GpuMixedCeilingVariant& variant : gpu_mixed_ceiling_variants(layout_.arrays)) {
+      list.push_back({variant.name, [this, count, move = variant.run, batch] {
+                        return sample([&] { move(rotation_.next().arrays, count, 0, stream_.get()); }, batch);
+                      }});
+    }
+    return list;
+  }
+
+  static GpuStreams streams_of(const Set& set, std::int64_t words) {
+    GpuStreams streams{set.arrays.front().data, {}, words};
+    for (std::size_t i = 1; i < set.arrays.size(); ++i) streams.read_write.push_back(set.arrays[i].data);
+    return streams;
+  }
+
+  std::vector<Contender> read_ceilings(int batch) {
+    std::vector<Contender> list;
+    const std::int64_t bytes = request_.count * request_.tensors * layout_.arrays.front().element_bytes;
+    for (const GpuReadCeilingVariant& variant : gpu_read_ceiling_variants()) {
+      list.push_back({variant.name, [this, bytes, read = variant.run, batch] {
+                        return sample(
+                            [&] {
+                              read(rotation_.next().gradient.get(), bytes, 0,
+                                   reinterpret_cast<std::uint32_t*>(scratch_.get()), stream_.get());
+                            },
+                            batch);
                       }});
     }
     return list;
@@ -318,23 +409,27 @@ class Measurement {
 
   // From the sets' gradients to a buffer that is walked through as the sets are.
   std::function<void()> copy() {
-    const std::int64_t places = std::max<std::int64_t>(layout_.scratch_bytes / layout_.stream_bytes, 1);
-    return [this, places, place = std::int64_t{0}]() mutable {
+    const std::int64_t element = layout_.arrays.front().element_bytes;
+    const std::int64_t size = layout_.elements * element;
+    const std::int64_t places = std::max<std::int64_t>(layout_.scratch_bytes / size, 1);
+    return [this, element, size, places, place = std::int64_t{0}]() mutable {
       place = (place + 1) % places;
-      stream_.copy(scratch_.get() + place * layout_.stream_bytes, rotation_.next().gradient.get(),
-                   request_.count * request_.tensors * layout_.element);
+      stream_.copy(scratch_.get() + place * size, rotation_.next().gradient.get(),
+                   request_.count * request_.tensors * element);
     };
   }
 
   Times host_times(double seconds_of_step) {
     Times times;
-    if (kHostBlocks * kHostStepsPerBlock * seconds_of_step > kLongestHostMeasurement) return times;
+    const double most = kLongestHostMeasurement / (kHostBlocks * seconds_of_step);
+    const int steps = static_cast<int>(std::min(most, double{kHostStepsPerBlock}));
+    if (steps < kFewestHostSteps) return times;
     for (int block = 0; block < kHostBlocks; ++block) {
       stream_.wait();
       const auto start = std::chrono::steady_clock::now();
-      for (int i = 0; i < kHostStepsPerBlock; ++i) rotation_.next().optimizer.step(stream_.get());
+      for (int i = 0; i < steps; ++i) rotation_.next().optimizer.step(stream_.get());
       const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-      times.seconds.push_back(taken.count() / kHostStepsPerBlock);
+      times.seconds.push_back(taken.count() / steps);
     }
     stream_.wait();
     return times;

@@ -1,6 +1,7 @@
 #include "bench/sampling.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 namespace adamant::bench {
@@ -9,6 +10,7 @@ namespace {
 constexpr int kLooks = 3;
 constexpr std::size_t kFinalists = 5;
 constexpr int kLargestBatch = 10000;
+constexpr double kVeryLong = 3;  // seconds for a look at all
 
 double quantile(std::vector<double> values, double q) {
   std::sort(values.begin(), values.end());
@@ -36,22 +38,44 @@ int batch_for(double once, double shortest) {
   return static_cast<int>(std::clamp(std::ceil(shortest / std::max(once, 1e-9)), 1.0, double{kLargestBatch}));
 }
 
-std::vector<Contender> finalists(std::vector<Contender> all, const ProgressTo& progress) {
-  interleave(all, kLooks, progress);
+Times sum(const Times& left, const Times& right) {
+  Times both;
+  for (std::size_t i = 0; i < std::min(left.seconds.size(), right.seconds.size()); ++i) {
+    both.seconds.push_back(left.seconds[i] + right.seconds[i]);
+  }
+  return both;
+}
+
+int repetitions_for(double sample_seconds, double budget) {
+  const double most = std::floor(budget / std::max(sample_seconds, 1e-9));
+  return static_cast<int>(std::clamp<double>(most, kFewestRepetitions, std::numeric_limits<int>::max()));
+}
+
+std::vector<Contender> finalists(std::vector<Contender> all, const ProgressTo& progress, int* looks) {
+  const auto start = std::chrono::steady_clock::now();
+  interleave(all, 1, [&](double done) { progress(0.5 * done); });
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  std::sort(all.begin(), all.end(), is_faster);
+  if (all.size() > kFinalists) all.resize(std::max(kFinalists, (all.size() + 1) / 2));
+  const int more = taken.count() < kVeryLong ? kLooks - 1 : 0;
+  interleave(all, more, [&](double done) { progress(0.5 + 0.5 * done); });
   std::sort(all.begin(), all.end(), is_faster);
   if (all.size() > kFinalists) all.resize(kFinalists);
   for (Contender& contender : all) contender.times = {};
+  if (looks != nullptr) *looks = 1 + more;
   return all;
 }
 
 void interleave(std::vector<Contender>& contenders, int repetitions, const ProgressTo& progress) {
   for (int repetition = 0; repetition < repetitions; ++repetition) {
-    for (Contender& contender : contenders) contender.times.seconds.push_back(contender.sample());
+    for (Contender& contender : contenders) {
+      if (repetition < contender.most_repetitions) contender.times.seconds.push_back(contender.sample());
+    }
     progress((repetition + 1.0) / repetitions);
   }
 }
 
-const Contender& fastest(const std::vector<Contender>& contenders) {
+const Contender& fastest(std::span<const Contender> contenders) {
   return *std::min_element(contenders.begin(), contenders.end(), is_faster);
 }
 

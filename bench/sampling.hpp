@@ -3,6 +3,8 @@
 #pragma once
 
 #include <functional>
+#include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -24,20 +26,31 @@ struct Contender {
   std::string name;
   std::function<double()> sample;  // mean seconds of one run, over a batch that is long enough for the clock
   Times times = {};
+  int most_repetitions = std::numeric_limits<int>::max();  // of interleave(): for one that takes long
 };
 
 using ProgressTo = std::function<void(double)>;  // is told a fraction from 0 to 1
 
+// Of two that were measured in the same repetitions and run one after the other: the time of both.
+Times sum(const Times& left, const Times& right);
+
 // How many runs of `once` seconds make a sample of at least `shortest`.
 int batch_for(double once, double shortest);
 
-// Looks at each several times and returns the fastest few, their times forgotten. One look would not do: on a shared
-// machine a lucky one keeps out what is really the fastest.
-std::vector<Contender> finalists(std::vector<Contender> all, const ProgressTo& progress);
+// How many samples of that many seconds a contender gets that is to take no more than `budget` seconds of all, at least
+// kFewestRepetitions.
+inline constexpr int kFewestRepetitions = 3;
+int repetitions_for(double sample_seconds, double budget);
 
+// Looks at each several times and returns the fastest few, their times forgotten. One look would not do: on a shared
+// machine a lucky one keeps out what is really the fastest. The slower half gets only one all the same, and so do all
+// where that took very long. `looks`, where it is given, becomes how many the fastest had.
+std::vector<Contender> finalists(std::vector<Contender> all, const ProgressTo& progress, int* looks = nullptr);
+
+// Where a contender has fewer repetitions than others, they are the first of theirs.
 void interleave(std::vector<Contender>& contenders, int repetitions, const ProgressTo& progress);
 
 // The one with the smallest median.
-const Contender& fastest(const std::vector<Contender>& contenders);
+const Contender& fastest(std::span<const Contender> contenders);
 
 }  // namespace adamant::bench

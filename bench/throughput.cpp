@@ -1,12 +1,15 @@
 #include "bench/throughput.hpp"
 
 #include <chrono>
+#include <deque>
 #include <new>
+#include <type_traits>
 #include <utility>
 
 #include "bench/cpu_ceiling.hpp"
 #include "bench/gpu_throughput.hpp"
 #include "bench/values.hpp"
+#include "kernels/narrow.hpp"
 
 namespace adamant::bench {
 namespace {
@@ -35,67 +38,118 @@ struct Buffer {
   float* data;
 };
 
-template <typename Real>
-void fill(Real* values, std::int64_t count, double scale, int threads) {
+template <typename T>
+void fill(T* values, std::int64_t count, double scale, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-  for (std::int64_t i = 0; i < count; ++i) values[i] = static_cast<Real>(realistic_value(i, scale));
+  for (std::int64_t i = 0; i < count; ++i) {
+    if constexpr (std::is_same_v<T, double>) {
+      values[i] = realistic_value(i, scale);
+    } else {
+      values[i] = kernels::Narrow<T>::of(static_cast<float>(realistic_value(i, scale)));
+    }
+  }
 }
 
-template <typename Real>
-void fill(const Buffer& parameter, const Buffer& gradient, std::int64_t count, int threads) {
-  fill(reinterpret_cast<Real*>(parameter.data), count, kParameterScale, threads);
-  fill(reinterpret_cast<Real*>(gradient.data), count, kGradientScale, threads);
+void fill(const Buffer& buffer, DataType type, std::int64_t count, double scale, int threads) {
+  switch (type) {
+    case DataType::float64: return fill(reinterpret_cast<double*>(buffer.data), count, scale, threads);
+    case DataType::bfloat16: return fill(reinterpret_cast<bfloat16*>(buffer.data), count, scale, threads);
+    case DataType::float16: return fill(reinterpret_cast<float16*>(buffer.data), count, scale, threads);
+    default: return fill(buffer.data, count, scale, threads);
+  }
 }
 
 std::int64_t bytes_needed_on_cpu(const Request& request) {
-  return request.count * size_in_bytes(request.type) *
-         (2 + static_cast<std::int64_t>(state_names(request.method).size()));
+  std::int64_t bytes = 0;
+  for (const MovedArray& array : moved_arrays(request.method, request.storage, request.pipeline)) {
+    bytes += request.count * array.element_bytes * (array.what == MovedArray::What::kept ? 2 : 1);
+  }
+  return bytes;
+}
+
+// What moves the arrays of the update, in as many ways as there are.
+std::vector<Contender> update_ceilings(const std::vector<MovedArray>& arrays, std::int64_t count, int threads,
+                                       int batch) {
+  std::vector<Contender> list;
+  if (is_uniform(arrays)) {
+    std::vector<float*> read_write;
+    for (std::size_t i = 1; i < arrays.size(); ++i) read_write.push_back(reinterpret_cast<float*>(arrays[i].data));
+    const auto* const read_only = reinterpret_cast<const float*>(arrays.front().data);
+    const std::int64_t floats = count * arrays.front().element_bytes / static_cast<std::int64_t>(sizeof(float));
+    for (const CeilingVariant& variant : ceiling_variants()) {
+      list.push_back({variant.name, [=, run = variant.run] {
+                        return seconds_of(batch, [&] { run(read_only, read_write, floats, threads); });
+                      }});
+    }
+    return list;
+  }
+  for (const MixedCeilingVariant& variant : mixed_ceiling_variants()) {
+    list.push_back(
+        {variant.name, [=, run = variant.run] { return seconds_of(batch, [&] { run(arrays, count, 0, threads); }); }});
+  }
+  return list;
+}
+
+std::vector<Contender> read_ceilings(const MovedArray& gradient, std::int64_t count, int threads, int batch) {
+  std::vector<Contender> list;
+  for (const ReadCeilingVariant& variant : read_ceiling_variants()) {
+    list.push_back({variant.name, [=, run = variant.run] {
+                      return seconds_of(batch, [&] { run(gradient.data, count * gradient.element_bytes, threads); });
+                    }});
+  }
+  return list;
 }
 
 Throughput measure_on_cpu(const Request& request, const ProgressTo& progress) {
-  const std::int64_t size = size_in_bytes(request.type);
-  const std::int64_t bytes = request.count * size;
+  using What = MovedArray::What;
+  const std::int64_t count = request.count;
+  std::vector<MovedArray> arrays = moved_arrays(request.method, request.storage, request.pipeline);
   Optimizer optimizer(request.method, Device::cpu(), request.tuning);
   const int threads = optimizer.threads();
-  Buffer parameter(bytes);
-  Buffer gradient(bytes);
-  if (request.type == DataType::float32) {
-    fill<float>(parameter, gradient, request.count, threads);
-  } else {
-    fill<double>(parameter, gradient, request.count, threads);
+  std::deque<Buffer> buffers;
+  TensorSpec spec{.name = "parameter", .state_type = request.storage.state, .master = request.storage.master};
+  for (MovedArray& array : arrays) {
+    if (array.what == What::state || (array.what == What::kept && request.storage.master == Master::float32)) continue;
+    const Buffer& buffer = buffers.emplace_back(count * array.element_bytes);
+    array.data = reinterpret_cast<std::byte*>(buffer.data);
+    if (array.what == What::gradient) {
+      fill(buffer, request.storage.gradient, count, kGradientScale, threads);
+      spec.gradient = {static_cast<const void*>(buffer.data), request.storage.gradient, count};
+    } else if (array.what == What::parameter) {
+      fill(buffer, request.storage.parameter, count, kParameterScale, threads);
+      spec.parameter = {static_cast<void*>(buffer.data), request.storage.parameter, count};
+    } else if (array.what == What::copy) {
+      spec.copy = {static_cast<void*>(buffer.data), *copy_type(request.storage), count};
+    } else {
+      fill(buffer, DataType::bfloat16, count, kParameterScale, threads);  // in place of the remainder
+    }
   }
-  const TensorId tensor = optimizer.add({.name = "parameter",
-                                         .parameter = {static_cast<void*>(parameter.data), request.type, request.count},
-                                         .gradient = {gradient.data, request.type, request.count}});
-  std::vector<float*> read_write{parameter.data};
-  for (const std::string& name : state_names(request.method)) {
-    read_write.push_back(static_cast<float*>(optimizer.state(tensor, name).data()));
-  }
-  const std::int64_t floats = bytes / static_cast<std::int64_t>(sizeof(float));
+  const TensorId tensor = optimizer.add(spec);
+  if (request.pipeline == Pipeline::clip) optimizer.set_control({.clip_norm = kClipNorm});
+  find_states(arrays, optimizer, tensor);
 
   const auto update = [&] { optimizer.step(); };
   update();
   const int batch = batch_for(seconds_of(1, update), kShortestSample);
-  std::vector<Contender> ceilings;
-  for (const CeilingVariant& variant : ceiling_variants()) {
-    ceilings.push_back({variant.name, [&, run = variant.run] {
-                          return seconds_of(batch, [&] { run(gradient.data, read_write, floats, threads); });
-                        }});
+  Throughput result;
+  std::vector<Contender> contenders = finalists(
+      update_ceilings(arrays, count, threads, batch), [&](double done) { progress(0.3 * done); },
+      &result.ceiling_looks);
+  const std::size_t of_update = contenders.size();
+  if (request.pipeline == Pipeline::clip) {
+    for (Contender& contender : finalists(read_ceilings(arrays.front(), count, threads, batch), [](double) {})) {
+      contenders.push_back(std::move(contender));
+    }
   }
-  std::vector<Contender> contenders = finalists(std::move(ceilings), [&](double done) { progress(0.3 * done); });
-  contenders.insert(contenders.begin(), {"update", [&] { return seconds_of(batch, update); }});
+  const std::size_t of_ceilings = contenders.size();
+  contenders.push_back({"update", [&] { return seconds_of(batch, update); }});
   interleave(contenders, request.repetitions, [&](double done) { progress(0.3 + 0.7 * done); });
 
-  Throughput result;
-  result.update = contenders.front().times;
-  contenders.erase(contenders.begin());
-  const Contender& best = fastest(contenders);
-  result.count = request.count;
-  result.streams_written = static_cast<int>(read_write.size());
-  result.streams_read = result.streams_written + 1;
-  result.bytes_per_parameter = size * (result.streams_read + result.streams_written);
-  result.ceiling = best.times;
-  result.ceiling_variant = best.name;
+  result.update = contenders.back().times;
+  set_ceiling(result, std::span(contenders).first(of_update),
+              std::span(contenders).subspan(of_update, of_ceilings - of_update));
+  count_bytes(result, request, arrays);
+  result.count = count;
   result.threads = threads;
   result.simd = optimizer.simd();
   return result;
@@ -105,9 +159,29 @@ bool is_on_cpu(const Request& request) { return request.device.kind == Device::K
 
 }  // namespace
 
+void set_ceiling(Throughput& result, std::span<const Contender> of_update, std::span<const Contender> of_norm) {
+  const Contender& best = fastest(of_update);
+  result.ceiling = best.times;
+  result.ceiling_variant = best.name;
+  if (of_norm.empty()) return;
+  const Contender& reading = fastest(of_norm);
+  result.ceiling = sum(best.times, reading.times);
+  result.ceiling_variant += " + reading: " + reading.name;
+}
+
+void count_bytes(Throughput& result, const Request& request, std::span<const MovedArray> arrays) {
+  result.streams_read = 0;
+  result.streams_written = 0;
+  for (const MovedArray& array : arrays) {
+    result.streams_read += array.is_read ? 1 : 0;
+    result.streams_written += array.is_written ? 1 : 0;
+  }
+  result.moved = moved_bytes(arrays, request.pipeline);
+  result.bytes_per_parameter = result.moved.read + result.moved.written;
+}
+
 double Throughput::copy_gigabytes_per_second() const {
-  const double element = static_cast<double>(bytes_per_parameter) / (streams_read + streams_written);
-  return 2 * element * static_cast<double>(count) / copy.median() * 1e-9;
+  return 2 * static_cast<double>(copy_element_bytes) * static_cast<double>(count) / copy.median() * 1e-9;
 }
 
 std::int64_t bytes_needed(const Request& request) {

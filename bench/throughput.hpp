@@ -3,22 +3,29 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "adamant/adamant.hpp"
+#include "bench/moved.hpp"
 #include "bench/sampling.hpp"
 
 namespace adamant::bench {
 
+inline constexpr host::StorageTypes kPlainFloat32{DataType::float32, DataType::float32, DataType::float32,
+                                                  Master::none};
+
 struct Request {
   Method method;
-  DataType type = DataType::float32;
+  host::StorageTypes storage = kPlainFloat32;
+  Pipeline pipeline = Pipeline::update;
   std::int64_t count = 0;    // parameters of each tensor
   std::int64_t tensors = 1;  // more than one: only on a CUDA device
   int repetitions = 15;
   Device device = Device::cpu();
   Tuning tuning;
+  bool only_ceiling = false;  // nothing but the step and its ceiling
 };
 
 // One of the ways without this library.
@@ -34,13 +41,16 @@ struct Throughput {
   int streams_read = 0;
   int streams_written = 0;
   std::int64_t bytes_per_parameter = 0;
+  MovedBytes moved{};  // of which these are read and written
   Times update;
   Times ceiling;                // of the best variant
   std::string ceiling_variant;  // its name
+  int ceiling_looks = 0;        // that the finalists were chosen by
   int threads = 0;              // of the CPU, as `simd`
   SimdLevel simd{};
 
   // What follows is measured on CUDA devices only.
+  std::int64_t copy_element_bytes = 0;
   Times copy;        // cudaMemcpyAsync() from device to device of count elements
   Times graph;       // the update as a CUDA graph
   Times one_tensor;  // one tensor of as many parameters; where there are several
@@ -56,6 +66,14 @@ struct Throughput {
   double copy_gigabytes_per_second() const;
   double fraction_of_ceiling() const { return ratio(ceiling, update); }
 };
+
+// What every device's measurement does with its ceilings and its bytes. The norm's are empty where none is taken; the
+// time of both passes is the ceiling where one is.
+void set_ceiling(Throughput& result, std::span<const Contender> of_update, std::span<const Contender> of_norm);
+void count_bytes(Throughput& result, const Request& request, std::span<const MovedArray> arrays);
+
+// The norm that gradients are clipped to: some are larger, so that the factor is not 1.
+inline constexpr double kClipNorm = 1.0;
 
 // Bytes of the device's memory that a request needs.
 std::int64_t bytes_needed(const Request& request);

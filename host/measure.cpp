@@ -28,6 +28,8 @@ std::uint64_t fnv1a(std::span<const Real> values, std::uint64_t hash) {
 
 double ulp_float32(double x) { return ulp(x, 24, -149); }
 double ulp_float64(double x) { return ulp(x, 53, -1074); }
+double ulp_bfloat16(double x) { return ulp(x, 8, -133); }
+double ulp_float16(double x) { return ulp(x, 11, -24); }
 
 Errors errors_in_ulps(std::span<const double> got, std::span<const double> expected, std::span<const double> scale,
                       Ulp ulp) {

@@ -8,9 +8,11 @@
 
 namespace adamant::measure {
 
-// The spacing of float (double) numbers at the magnitude of x: for a power of two the spacing above it.
+// The spacing of numbers of a type at the magnitude of x: for a power of two the spacing above it.
 double ulp_float32(double x);
 double ulp_float64(double x);
+double ulp_bfloat16(double x);
+double ulp_float16(double x);
 
 // Bits of a number, to compare with: +0 differs from -0, and a NaN equals one of the same pattern.
 inline std::uint32_t bits(float x) { return std::bit_cast<std::uint32_t>(x); }

@@ -4,17 +4,19 @@
 # Phases, each under four minutes; all of them when none is named:
 #   test      the tests, where one that needs a device and finds none fails
 #   sanitize  compute-sanitizer's memcheck, racecheck, initcheck and synccheck, where it is installed
-#   compare   every method on the GPU against the CPU, bit by bit, up to 2^28 parameters; then a tensor beyond 2^32
-#   bench     throughput, beside the same-mix ceiling and what one would write without the library
+#   compare   every method on the GPU against the CPU, bit by bit, up to 2^28 parameters; every storage, with clipping, a
+#             loss scale and skipped steps; then a tensor beyond 2^32
+#   bench     throughput, beside the same-mix ceiling and what one would write without the library; Adam in every storage;
+#             PyTorch's optimizers, where python3 has a PyTorch that finds the GPU
 # Into the folder OUT go machine.txt and machine.json (GPU, driver, toolkit, date, commit), a log of each phase, and
-# compare.json and bench.json. The last lines say how each phase went; the exit code is 0 when none failed.
+# compare.json, bench.json, mixed.json and pytorch.json. The last lines say how each phase went; the exit code is 0 when none failed.
 # It builds what it needs for the GPU of this machine in build/gpu, or takes the build folder that ADAMANT_BUILD names.
 # --small takes sizes for a dry run: with ADAMANT_EMULATOR set to a command prefix it needs no GPU.
 set -euo pipefail
 called_from=$PWD
 cd "$(dirname "$0")/.."
 
-usage() { sed -n '3,13s/^# \{0,1\}//p' scripts/gpu_check.sh >&2; exit 2; }
+usage() { sed -n '3,15s/^# \{0,1\}//p' scripts/gpu_check.sh >&2; exit 2; }
 
 small=false
 if [ "${1:-}" = --small ]; then small=true; shift; fi
@@ -31,7 +33,7 @@ done
 phases=("$@")
 if [ $# = 0 ]; then phases=(test sanitize compare bench); fi
 mkdir -p "$out"
-rm -f "$out"/{machine,compare,bench}.json "$out"/machine.txt "$out"/{build,test,sanitize,compare,bench}.log
+rm -f "$out"/{machine,compare,bench,mixed,pytorch}.json "$out"/machine.txt "$out"/{build,test,sanitize,compare,bench}.log
 
 # --- The program and its tests
 
@@ -113,16 +115,42 @@ phase_test() {
     scripts/test_summary.sh "$build/gpu_check.xml"
     return "$status"
   fi
-  echo "No ctest here, or the build was made elsewhere: the test programs are run one by one."
-  local program failed="" filter='-*Full_*:Full*'
+  echo "No ctest here, or the build was made elsewhere: the test programs are run side by side, in parts."
+  filter='-*Full_*:Full*'
   if $small; then filter='CommandLineOnADevice*:DescendCommand*'; fi
-  for program in "$build"/tests/adamant_*test "$build"/tests/adamant_*tests; do
+  parts=$(nproc)
+  logs=$(mktemp -d)
+  # shellcheck disable=SC2064  # now
+  trap "rm -rf '$logs'" EXIT
+  # Threads that wait for others would take the time of those that work.
+  export filter parts logs OMP_WAIT_POLICY=passive
+  local program part
+  for program in "$build"/tests/adamant_program_test "$build"/tests/adamant_*test "$build"/tests/adamant_*tests; do
     [ -x "$program" ] || continue
-    echo "== $(basename "$program")"
-    # shellcheck disable=SC2086  # the variable may hold a command with arguments
-    ${ADAMANT_EMULATOR:-} "$program" --gtest_brief=1 --gtest_filter="$filter" || failed="$failed $(basename "$program")"
+    for ((part = 0; part < parts; part++)); do printf '%s\n' "$program $part"; done
+  done | awk '!seen[$0]++' | xargs -P "$parts" -d '\n' -n 1 bash -c 'run_part "${1% *}" "${1##* }"' run_part
+  local failed=""
+  for program in "$logs"/*.failed; do
+    [ -e "$program" ] || continue
+    failed="$failed $(basename "$program" .failed)"
+    echo "== $(basename "$program" .failed)"
+    cat "${program%.failed}.log"
   done
+  grep -hs -A 1 ': Skipped$' "$logs"/*.log | grep -v -e ': Skipped$' -e '^--$' | sort | uniq -c | sed 's/^/skipped: /' || true
+  cat "$logs"/*.log | awk '
+    /^\[  PASSED  \]/ { passed += $4 } /^\[  SKIPPED \] [0-9]/ { skipped += $4 }
+    /^\[  FAILED  \] [0-9]+ tests?, listed/ { failed += $4 }
+    END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }'
   [ -z "$failed" ] || { echo "failed:$failed"; return 1; }
+}
+
+# One of $parts parts of a test program.
+run_part() {  # PROGRAM PART
+  local name
+  name=$(basename "$1").$2
+  # shellcheck disable=SC2086  # the variable may hold a command with arguments
+  GTEST_TOTAL_SHARDS=$parts GTEST_SHARD_INDEX=$2 ${ADAMANT_EMULATOR:-} "$1" --gtest_brief=1 --gtest_filter="$filter" \
+    > "$logs/$name.log" 2>&1 || touch "$logs/$name.failed"
 }
 
 phase_sanitize() {
@@ -152,9 +180,12 @@ phase_compare() {
   local status=0 first=true words runs
   # Beyond 2^32 the pieces end where no power of two does.
   runs=("--count 1 --steps 3" "--count 1048583 --steps 5" "--count 1048583 --steps 5 --dtype f64"
+    "--count 20011 --steps 7 --storage all" "--count 20011 --steps 7 --storage all --clip-norm 1 --clip-value 0.01"
+    "--count 20011 --steps 7 --storage all --clip-norm 1 --loss-scale --skip-non-finite"
     "--count 268435456 --steps 2" "--count 4294967301 --steps 2 --method gradient_descent")
   if $small; then
-    runs=("--count 1 --steps 3" "--count 5001 --steps 3 --dtype f64" "--count 4194309 --steps 2 --method gradient_descent")
+    runs=("--count 1 --steps 3" "--count 5001 --steps 3 --dtype f64"
+      "--count 4099 --steps 3 --storage all --method adam --clip-norm 1 --loss-scale" "--count 4194309 --steps 2 --method gradient_descent")
   fi
   echo "[" > "$out/compare.json"
   for words in "${runs[@]}"; do
@@ -175,12 +206,36 @@ phase_compare() {
 
 phase_bench() {
   set -euo pipefail
-  local sizes=()
-  if $small; then sizes=(--sizes 65536 --repetitions 1 --method adam); fi
-  adamant bench --device cuda "${sizes[@]}" --json-file "$out/bench.json"
+  local sizes=() mixed=(--sizes 268435456 --repetitions 9) torch=() status=0
+  if $small; then
+    sizes=(--sizes 65536 --repetitions 1 --method adam)
+    mixed=(--sizes 4096 --repetitions 1)
+    torch=(--small)
+  fi
+  adamant bench --device cuda "${sizes[@]}" --json-file "$out/bench.json" || status=1
+  echo
+  adamant bench --device cuda --method adam --storage all --pipeline update,clip "${mixed[@]}" \
+    --json-file "$out/mixed.json" || status=1
+  echo
+  local measured=() file found=0
+  for file in "$out/bench.json" "$out/mixed.json"; do
+    [ ! -s "$file" ] || measured+=(--adamant "$file")
+  done
+  if command -v python3 > /dev/null; then
+    python3 bench/pytorch.py "${measured[@]}" --json-file "$out/pytorch.json" "${torch[@]}" || found=$?
+  else
+    echo "PyTorch: there is no python3"
+    found=77
+  fi
+  case $found in
+    0) ;;
+    77) echo "Peers that were not there: PyTorch, for the reason above" ;;
+    *) echo "bench/pytorch.py failed with exit code $found"; status=1 ;;
+  esac
+  return "$status"
 }
 
-export -f adamant phase_test phase_sanitize phase_compare phase_bench
+export -f adamant run_part phase_test phase_sanitize phase_compare phase_bench
 table=""
 code=0
 for phase in "${phases[@]}"; do

@@ -17,6 +17,7 @@
 #include "adamant/adamant.hpp"
 #include "device.hpp"
 #include "host/measure.hpp"
+#include "host/plan.hpp"
 #include "host/safetensors.hpp"
 #include "program.hpp"
 #include "tools/compare.hpp"
@@ -222,6 +223,29 @@ TEST_F(CommandLine, BenchCountsTheBytesThatAMethodMoves) {
   }
 }
 
+TEST_F(CommandLine, BenchMeasuresEveryStorageAndPipelineBesideACeiling) {
+  ADAMANT_NEEDS_BENCH();
+  const Words words{"bench",     "--device",  "cpu",        "--method",         "momentum",
+                    "--storage", "all",       "--pipeline", "update,clip,copy", "--sizes",
+                    "100",       "--threads", "1",          "--repetitions",    "1"};
+  const Json report = run_for_json(words);
+  std::size_t copies = 0;
+  for (const Json& result : report.at("results")) {
+    copies += result.at("pipeline") == "copy" ? 1 : 0;
+    EXPECT_EQ(result.at("bytes_per_parameter").get<int>(),
+              result.at("bytes_read_per_parameter").get<int>() + result.at("bytes_written_per_parameter").get<int>());
+    EXPECT_GT(result.at("fraction_of_ceiling").get<double>(), 0) << result;
+  }
+  EXPECT_EQ(copies, 3U);  // of a float32 parameter with float32 states
+  EXPECT_EQ(report.at("results").size(), 2 * host::storages().size() + copies);
+  const std::string table = run_well(words);
+  for (const host::StorageTypes& types : host::storages()) {
+    EXPECT_NE(table.find("\n" + host::short_name(types) + " "), std::string::npos) << table;
+  }
+  expect_bench_refused({"--pipeline", "copy", "--storage", "bfloat16/bfloat16/float32/remainder"},
+                       {"--pipeline copy", "float32 parameter"});
+}
+
 TEST_F(CommandLine, BenchSaysHowMuchMemoryATooLargeSizeNeedsAndGoesOn) {
   ADAMANT_NEEDS_BENCH();
   const Words words{"bench",         "--device", "cpu",       "--method", "adam",  "--sizes", "1000000000000,16",
@@ -296,6 +320,98 @@ TEST_F(CommandLine, CompareTakesOptionsAndAnySeed) {
                                       "momentum=0.5", "--count", "5", "--steps", "1", "--seed", seed});
     EXPECT_EQ(report.at("seed").dump(), seed);
     EXPECT_EQ(report.at("rows")[0].at("method"), "momentum momentum=0.5 nesterov=true");
+  }
+}
+
+// Of every storage, method and variant: each level, the step control and the reference, and where a float32 number is
+// kept in two parts, the float32 run that they must be.
+void expect_all_storages(const Json& report) {
+  EXPECT_EQ(report.at("passed"), true);
+  std::map<std::string, std::map<std::string, int>> rows;
+  for (const Json& row : report.at("rows")) {
+    EXPECT_EQ(row.at("mismatching_values"), 0) << row;
+    EXPECT_EQ(row.at("passed"), true) << row;
+    ++rows[row.at("storage")][row.at("right")];
+  }
+  EXPECT_EQ(rows.size(), host::storages().size());
+  for (const host::StorageTypes& types : host::storages()) {
+    std::map<std::string, int>& right = rows[host::short_name(types)];
+    EXPECT_GE(right["reference"], 1) << host::short_name(types);
+    EXPECT_EQ(right["step control"], right["reference"]) << host::short_name(types);
+    const bool has_parts = types.master == Master::float32 || types.master == Master::remainder;
+    EXPECT_EQ(right["float32 run"], has_parts ? right["reference"] : 0) << host::short_name(types);
+  }
+}
+
+TEST_F(CommandLine, CompareAgreesOnEveryStorageWithClippingLossScaleAndSkippedSteps) {
+  const Words words{"compare", "--device", "cpu", "--count", "1003", "--steps", "7", "--storage", "all"};
+  expect_all_storages(run_for_json(words + Words{"--clip-norm", "1", "--clip-value", "0.01"}));
+  expect_all_storages(run_for_json(words + Words{"--clip-norm", "1", "--loss-scale", "--skip-non-finite"}));
+  const Json report = run_for_json(words + Words{"--method", "adam", "--loss-scale"});
+  EXPECT_NE(report.at("control").get<std::string>().find("loss scale"), std::string::npos);
+  EXPECT_EQ(report.at("storages").size(), host::storages().size());
+  EXPECT_EQ(run_for_json({"compare", "--device", "cpu", "--count", "9", "--steps", "1"}).at("storages"),
+            Json({"float32/float32/float32"}));
+}
+
+TEST(Compare, AllowsWhatANarrowerTypeRoundsOffAndNoMore) {
+  const reference::Textbook<double> textbook("momentum", {});
+  const double before[1] = {1};
+  const reference::Result<double> exact = textbook.step(1, before, 0.5, 2);
+  const auto part = [&](double parameter_off, double state_off, const tools::StorageRounding<float>& rounding) {
+    const auto parameter = static_cast<float>(exact.parameter + parameter_off);
+    const auto state = static_cast<float>(exact.state[0] + state_off);
+    return tools::part_of_bound<float>(parameter, std::span<const float>(&state, 1), textbook, exact,
+                                       measure::ulp_float32(exact.parameter), rounding);
+  };
+  constexpr double kUlp = 0x1p-7;
+  EXPECT_LE(part(kUlp, kUlp, {.parameter = kUlp, .state = {kUlp}}), 1);
+  EXPECT_GT(part(1.01 * kUlp, 0, {.parameter = kUlp, .state = {kUlp}}), 1);
+  EXPECT_GT(part(0, -1.01 * kUlp, {.parameter = kUlp, .state = {kUlp}}), 1);
+  EXPECT_GT(part(kUlp, 0, {}), 1);
+  EXPECT_GT(part(0, kUlp, {}), 1);
+}
+
+TEST_F(CommandLine, ReplayOfEveryStorageWritesItsTypesAndMeetsThemAgain) {
+  const std::map<DataType, std::string> kNames{
+      {DataType::float32, "F32"}, {DataType::float64, "F64"}, {DataType::bfloat16, "BF16"}, {DataType::float16, "F16"}};
+  for (const host::StorageTypes& types : host::storages()) {
+    const Words words{"replay", kTrace, "--method", "adam", "--device", "cpu", "--storage", host::short_name(types)};
+    EXPECT_EQ(run_for_json(words + Words{"--out", file("out")}).at("storage"), host::short_name(types));
+    const st::File written = st::File::open(file("out"));
+    EXPECT_EQ(st::type_name(written.at("param").type), kNames.at(types.parameter));
+    EXPECT_EQ(st::type_name(written.at("exp_avg").type), kNames.at(types.state));
+    EXPECT_EQ(written.find("master") != nullptr, types.master == Master::float32);
+    run_well(words + Words{"--expect", file("out"), "--tolerance", "0"});
+    // Another storage's run is another.
+    if (types.parameter == DataType::float64) continue;
+    const Words other{"replay", kTrace,     "--method",  "adam",        "--dtype",
+                      "f64",    "--expect", file("out"), "--tolerance", "0"};
+    EXPECT_EQ(run(other).exit_code, 1) << host::short_name(types);
+  }
+}
+
+TEST_F(CommandLine, RefusesAStorageThatThereIsNotAndListsThoseThereAre) {
+  std::vector<Words> commands{{"compare", "--count", "1"}, {"replay", kTrace, "--method", "adam"}};
+  if (kHasBench) commands.push_back({"bench"});
+  for (const Words& words : commands) {
+    for (const std::string storage : {"float32", "bfloat16/bfloat16/float32", "float64/float32/float64", "All"}) {
+      const Words bad = words + Words{"--storage", storage};
+      const Outcome outcome = run(bad);
+      EXPECT_EQ(outcome.exit_code, 2) << to_text(bad, outcome);
+      EXPECT_NE(outcome.err.find('"' + storage + '"'), std::string::npos) << outcome.err;
+      for (const host::StorageTypes& types : host::storages()) {
+        EXPECT_NE(outcome.err.find(host::short_name(types)), std::string::npos) << outcome.err;
+      }
+    }
+    expect_refused(words + Words{"--storage", ""}, {"--storage", "empty"});
+    expect_refused(words + Words{"--storage", "float32/float32/float32", "--dtype", "f32"}, {"--storage", "--dtype"});
+  }
+  expect_refused({"replay", kTrace, "--method", "adam", "--storage", "all"}, {"--storage", "one at a time"});
+  for (const std::string value : {"0", "-1", "nan", "inf", "", "x"}) {
+    for (const std::string option : {"--clip-norm", "--clip-value"}) {
+      expect_refused({"compare", "--count", "1", option, value}, {option, '"' + value + '"', "above 0"});
+    }
   }
 }
 
@@ -468,6 +584,14 @@ TEST_F(CommandLineOnADevice, CompareHoldsEveryMethodAgainstEveryInstructionSet) 
       EXPECT_EQ(row.at("left") == "cuda:0", row.at("right") != "reference") << row;
     }
   }
+}
+
+TEST_F(CommandLineOnADevice, CompareHoldsEveryStorageAgainstEveryInstructionSet) {
+  const Words words{"compare",   "--device", "cuda",     "--count", "4099",        "--steps", "4",
+                    "--storage", "all",      "--method", "adam",    "--clip-norm", "1",       "--loss-scale"};
+  const Json report = run_for_json(words);
+  expect_all_storages(report);
+  EXPECT_EQ(report.at("rows")[0].at("left"), "cuda:0");
 }
 
 TEST_F(CommandLineOnADevice, CompareTakesALargeTensorPieceByPiece) {

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/baseline_check.hpp"
@@ -18,6 +19,7 @@
 #include "host/device_memory.hpp"
 #include "inputs.hpp"
 #include "program.hpp"
+#include "tools/run_options.hpp"
 
 namespace adamant::test {
 namespace {
@@ -77,6 +79,99 @@ TEST_F(GpuBench, ceilings_leave_the_values_and_touch_every_word_of_every_stream_
       if (HasFatalFailure()) return;
     }
     EXPECT_GE(names.size(), 18U);
+  }
+}
+
+// With a mask of ones every element that is written becomes value ^ what is read: once and not twice, which would undo
+// it. What is read is the same everywhere, so that it does not matter which of it goes where.
+void expect_one_mixed_pass(const bench::GpuMixedCeilingVariant& variant, std::vector<bench::MovedArray> arrays,
+                           std::int64_t count, host::DeviceMemory& memory, const bench::GpuStream& stream) {
+  constexpr std::size_t kZone = 256;  // behind the range, not to be touched
+  constexpr std::byte kRead{0x11};
+  constexpr std::byte kBefore{0x40};
+  constexpr std::byte kBehind{0x77};
+  for (const std::uint32_t mask : {0U, ~0U}) {
+    std::vector<host::DeviceArray<std::byte>> there;
+    for (bench::MovedArray& array : arrays) {
+      std::vector<std::byte> values(static_cast<std::size_t>(count * array.element_bytes),
+                                    array.is_written ? kBefore : kRead);
+      values.resize(values.size() + kZone, kBehind);
+      there.emplace_back(memory, std::span<const std::byte>(values));
+      array.data = there.back().data();
+    }
+    variant.run(arrays, count, mask, stream.get());
+    stream.wait();
+    for (std::size_t a = 0; a < arrays.size(); ++a) {
+      const std::vector<std::byte> got = there[a].read();
+      const std::byte from = arrays[a].is_read ? kBefore : std::byte{0};
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        bool right = got[i] == (i < got.size() - kZone ? kRead : kBehind);
+        if (i < got.size() - kZone && arrays[a].is_written) {
+          // The sum of two vectors where there are two.
+          right = mask == 0 ? got[i] == from : got[i] == (from ^ kRead) || got[i] == (from ^ (kRead << 1));
+        }
+        ASSERT_TRUE(right) << variant.name << ", mask " << mask << ", array " << a << ", byte " << i << " of "
+                           << count * arrays[a].element_bytes;
+      }
+    }
+  }
+}
+
+TEST_F(GpuBench, ceilings_of_several_types_leave_the_values_and_touch_every_element_once) {
+  host::DeviceMemory memory(Device::cuda(0));
+  const bench::GpuStream stream(0);
+  // A list of arrays for each kind of kernel; with a parameter that is only written, and with gradients of 4 bytes.
+  const std::vector<std::pair<std::string, std::string>> all{
+      {"gradient_descent", "bfloat16/bfloat16/float32/stochastic"},
+      {"momentum", "bfloat16/bfloat16/float32/float32"},
+      {"adam", "bfloat16/float32/float32/float32"},
+      {"rmsprop", "bfloat16/float32/float32/remainder"}};
+  for (const auto& [method, types] : all) {
+    const Method made =
+        method == "rmsprop" ? make_method(method, {{"centered", "true"}, {"momentum", "0.9"}}) : make_method(method);
+    const std::vector<bench::MovedArray> arrays =
+        bench::moved_arrays(made, tools::storages_from({types}).front(), bench::Pipeline::update);
+    std::set<std::string> names;
+    for (const bench::GpuMixedCeilingVariant& variant : bench::gpu_mixed_ceiling_variants(arrays)) {
+      EXPECT_TRUE(names.insert(variant.name).second) << variant.name << " is there twice";
+      // Less than a unit, less than a tile, and whole tiles with a rest.
+      for (const std::int64_t count : {1, 1000, 8192, 20011}) {
+        expect_one_mixed_pass(variant, arrays, count, memory, stream);
+        if (HasFatalFailure()) return;
+      }
+    }
+    EXPECT_GE(names.size(), 9U);
+  }
+}
+
+TEST_F(GpuBench, every_storage_has_a_ceiling_for_every_method) {
+  const bench::GpuStream current(0);
+  for (const host::StorageTypes& storage : host::storages()) {
+    for (const std::string& method : method_names()) {
+      const auto arrays = bench::moved_arrays(make_method(method), storage, bench::Pipeline::update);
+      if (bench::is_uniform(arrays)) continue;
+      EXPECT_FALSE(bench::gpu_mixed_ceiling_variants(arrays).empty());
+    }
+  }
+}
+
+TEST_F(GpuBench, ceilings_of_reading_read_every_word_once) {
+  host::DeviceMemory memory(Device::cuda(0));
+  const bench::GpuStream stream(0);
+  for (const std::int64_t words : {1, 1023, 8199, 100003}) {
+    const std::vector<std::uint32_t> values = random_words(words, 5);
+    std::uint32_t expected = 0;
+    for (const std::uint32_t value : values) expected ^= value;
+    const host::DeviceArray<std::uint32_t> data(memory, values);
+    for (const bench::GpuReadCeilingVariant& variant : bench::gpu_read_ceiling_variants()) {
+      const host::DeviceArray<std::uint32_t> sum(memory, 1);
+      variant.run(data.data(), 4 * words, 0, sum.data(), stream.get());
+      stream.wait();
+      EXPECT_EQ(sum.read().front(), 0U) << variant.name;
+      variant.run(data.data(), 4 * words, ~0U, sum.data(), stream.get());
+      stream.wait();
+      EXPECT_EQ(sum.read().front(), expected) << variant.name << ", " << words << " words";
+    }
   }
 }
 
@@ -227,6 +322,34 @@ TEST_F(GpuBench, the_program_measures_every_method_and_takes_the_pin_rate_that_i
   EXPECT_EQ(report.at("pin_rate_gigabytes_per_second"), 4800);
   ASSERT_EQ(report.at("results").size(), method_names().size());
   for (const Json& result : report.at("results")) EXPECT_EQ(result.at("baselines").size(), 3U) << result;
+}
+
+TEST_F(GpuBench, the_program_measures_storages_and_pipelines) {
+  const std::string storages =
+      "bfloat16/float32/float32/float32,bfloat16/bfloat16/float32/remainder,float32/float32/float32";
+  const Words words{ADAMANT_PROGRAM, "bench",
+                    "--device",      "cuda",
+                    "--method",      "adam",
+                    "--storage",     storages,
+                    "--pipeline",    "update,clip,copy",
+                    "--sizes",       "5000",
+                    "--shapes",      "3x70",
+                    "--repetitions", "2",
+                    "--json"};
+  const Outcome outcome = run_program(words, {.seconds = 300});
+  ASSERT_EQ(outcome.exit_code, 0) << to_text(words, outcome);
+  const Json report = Json::parse(outcome.out);
+  // The copy is of the float32 parameter only.
+  ASSERT_EQ(report.at("results").size(), 2 * (2U + 2U + 3U));
+  for (const Json& result : report.at("results")) {
+    EXPECT_EQ(result.at("bytes_per_parameter").get<int>(),
+              result.at("bytes_read_per_parameter").get<int>() + result.at("bytes_written_per_parameter").get<int>());
+    EXPECT_EQ(result.at("repetitions"), 2);
+    EXPECT_GT(result.at("fraction_of_ceiling").get<double>(), 0);
+    EXPECT_EQ(result.at("pipeline") == "clip",
+              result.at("ceiling_variant").get<std::string>().find("reading") != std::string::npos)
+        << result;
+  }
 }
 
 TEST_F(GpuBench, says_why_there_are_no_baselines_for_other_options_and_types) {

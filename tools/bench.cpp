@@ -53,9 +53,25 @@ CLI::Validator is_shape() {
       "");
 }
 
+CLI::Validator is_pipeline() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        return bench::pipeline_from(text) ? std::string()
+                                          : fmt::format("\"{}\" is none of update, clip and copy", text);
+      },
+      "");
+}
+
+// The types of a tensor, and what a step is made of.
+struct Kind {
+  host::StorageTypes storage;
+  bench::Pipeline pipeline;
+};
+
 struct BenchOptions : RunOptions {
   std::vector<std::int64_t> sizes;
   std::vector<std::string> shapes;
+  std::vector<std::string> pipelines;
   int repetitions = 15;
   double pin_rate = 0;  // GB/s; 0: not known
 
@@ -63,7 +79,28 @@ struct BenchOptions : RunOptions {
   std::vector<Method> methods() const;
   // What is measured: one tensor of each size, then the shapes.
   std::vector<Shape> all_shapes() const;
+  // Whether types and pipelines are what is compared: then nothing but the step and its ceiling is measured.
+  bool by_storage() const { return !storages.empty() || !pipelines.empty(); }
+  std::vector<Kind> kinds() const;
 };
+
+// Every storage in every pipeline that it can have. Throws std::invalid_argument when there is none.
+std::vector<Kind> BenchOptions::kinds() const {
+  std::vector<bench::Pipeline> all;
+  for (const std::string& pipeline : pipelines) all.push_back(bench::pipeline_from(pipeline).value());
+  if (all.empty()) all.push_back(bench::Pipeline::update);
+  std::vector<Kind> list;
+  for (const host::StorageTypes& storage : all_storages()) {
+    for (const bench::Pipeline pipeline : all) {
+      if (pipeline != bench::Pipeline::copy || bench::copy_type(storage)) list.push_back({storage, pipeline});
+    }
+  }
+  if (list.empty()) {
+    throw std::invalid_argument(
+        "adamant: bench: --pipeline copy: a copy is made of a float32 parameter with float32 states and no master");
+  }
+  return list;
+}
 
 std::vector<Method> BenchOptions::methods() const {
   if (method != "all") return {make_method()};
@@ -81,6 +118,7 @@ std::vector<Shape> BenchOptions::all_shapes() const {
   for (const std::int64_t size : sizes) all.push_back({1, size});
   for (const std::string& shape : shapes) all.push_back(shape_from(shape).value());
   if (!all.empty()) return all;
+  if (by_storage()) return {{1, on_gpu() ? 1 << 28 : 1 << 24}};
   if (!on_gpu()) return {{1, 1 << 16}, {1, 1 << 20}, {1, 1 << 24}, {1, 1 << 26}};
   return {{1, 1 << 20}, {1, 1 << 24}, {1, 1 << 28}, {1, 1000000000}, {200, 1 << 20}, {10000, 64}};
 }
@@ -102,13 +140,17 @@ nlohmann::json to_json(std::string_view method, const bench::Throughput& result)
   return {{"method", method},
           {"count", result.count},
           {"bytes_per_parameter", result.bytes_per_parameter},
+          {"bytes_read_per_parameter", result.moved.read},
+          {"bytes_written_per_parameter", result.moved.written},
           {"streams_read", result.streams_read},
           {"streams_written", result.streams_written},
+          {"repetitions", result.update.seconds.size()},
           {"seconds", result.update.seconds},
           {"median_seconds", result.update.median()},
           {"spread", result.update.spread()},
           {"gigabytes_per_second", result.update_gigabytes_per_second()},
           {"ceiling_variant", result.ceiling_variant},
+          {"ceiling_looks", result.ceiling_looks},
           {"ceiling_seconds", result.ceiling.seconds},
           {"ceiling_gigabytes_per_second", result.ceiling_gigabytes_per_second()},
           {"fraction_of_ceiling", result.fraction_of_ceiling()}};
@@ -128,7 +170,8 @@ void add_gpu(nlohmann::json& json, const bench::Throughput& result) {
   json["buffer_sets"] = result.buffer_sets;
   json["rotated_bytes"] = result.rotated_bytes;
   json["copy_seconds"] = result.copy.seconds;
-  json["copy_gigabytes_per_second"] = result.copy_gigabytes_per_second();
+  json["copy_gigabytes_per_second"] =
+      result.copy.seconds.empty() ? nlohmann::json() : nlohmann::json(result.copy_gigabytes_per_second());
   json["graph_seconds"] = result.graph.seconds;
   json["graph_median_seconds"] = median_or_null(result.graph);
   json["one_tensor_seconds"] = result.one_tensor.seconds;
@@ -140,6 +183,7 @@ void add_gpu(nlohmann::json& json, const bench::Throughput& result) {
   for (const bench::BaselineTimes& baseline : result.baselines) {
     nlohmann::json entry{{"name", baseline.name}, {"agrees", baseline.disagreement.empty()}};
     if (baseline.disagreement.empty()) {
+      entry["repetitions"] = baseline.times.seconds.size();
       entry["seconds"] = baseline.times.seconds;
       entry["median_seconds"] = baseline.times.median();
       entry["times_update"] = ratio(baseline.times, result.update);
@@ -231,6 +275,32 @@ void print_row_of_shape(std::string_view method, const bench::Throughput& result
              100 * result.fraction_of_ceiling(), baseline_columns(result));
 }
 
+void print_head_by_storage(const BenchOptions& options, const std::string& device, double pin_rate) {
+  fmt::print(
+      "One step on {}, median of {} runs, beside kernels that only move the same bytes in the same read:write mix "
+      "(the\n"
+      "best of a sweep, in the same run; where the norm is taken, of one that reads the gradient and one that moves "
+      "the\n"
+      "rest). update: the update alone; clip: the norm of all gradients, clipping by it, and the update; copy: the\n"
+      "update of a float32 parameter that also writes a copy of 16 bits. Bytes are those that must move.\n",
+      device, options.repetitions);
+  fmt::print("\n{:<37} {:<8} {:<17} {:>14} {:>9} {:>10} {:>7} {:>8} {:>10} {:>10}{}  best ceiling variant\n", "storage",
+             "pipeline", "method", "parameters", "bytes/p", "ms", "spread", "GB/s", "ceiling", "% ceiling",
+             pin_rate > 0 ? fmt::format(" {:>6}", "% pin") : "");
+}
+
+void print_row_by_storage(const Kind& kind, std::string_view method, const bench::Throughput& result, double pin_rate) {
+  const double rate = result.update_gigabytes_per_second();
+  fmt::print("{:<37} {:<8} {:<17} {:>14} {:>9} {:>10.4f} {:>6.1f}% {:>8.2f} {:>10.2f} {:>9.1f}%{}  {}",
+             host::short_name(kind.storage), name(kind.pipeline), method,
+             result.tensors == 1 ? fmt::format("{}", result.count)
+                                 : fmt::format("{}x{}", result.tensors, result.count / result.tensors),
+             fmt::format("{}+{}", result.moved.read, result.moved.written), 1e3 * result.update.median(),
+             100 * result.update.spread(), rate, result.ceiling_gigabytes_per_second(),
+             100 * result.fraction_of_ceiling(), pin_rate > 0 ? fmt::format(" {:>5.1f}%", 100 * rate / pin_rate) : "",
+             result.ceiling_variant);
+}
+
 // What is to be said of a row whose buffers are not much larger than the L2 cache.
 std::string cache_note(const bench::Throughput& result, std::int64_t l2_bytes) {
   const double caches = static_cast<double>(result.rotated_bytes) / static_cast<double>(l2_bytes);
@@ -243,6 +313,7 @@ constexpr double kBusy = 0.5;
 bool run(const BenchOptions& options) {
   check_output("--json-file", options.json_file);
   const std::vector<Shape> shapes = options.all_shapes();
+  const std::vector<Kind> kinds = options.kinds();
   const std::vector<Method> methods = options.methods();
   options.check_machine();
   const bool on_gpu = options.on_gpu();
@@ -259,23 +330,28 @@ bool run(const BenchOptions& options) {
     device = fmt::format("{} ({})", facts.name, name(options.make_device()));
   }
   report["pin_rate_gigabytes_per_second"] = pin_rate > 0 ? nlohmann::json(pin_rate) : nlohmann::json();
-  if (!options.json) print_head(options, device, pin_rate);
+  if (!options.json) {
+    options.by_storage() ? print_head_by_storage(options, device, pin_rate) : print_head(options, device, pin_rate);
+  }
 
   Progress progress("bench");
-  const auto total = static_cast<double>(methods.size() * shapes.size());
+  const auto total = static_cast<double>(methods.size() * shapes.size() * kinds.size());
   double done = 0;
   double widest_spread = 0;
   bool columns_printed[] = {false, false};
-  const auto measure = [&](const Method& method, const Shape& shape) {
+  const auto measure = [&](const Kind& kind, const Method& method, const Shape& shape) {
     const bench::Request request{.method = method,
-                                 .type = options.data_type(),
+                                 .storage = kind.storage,
+                                 .pipeline = kind.pipeline,
                                  .count = shape.count,
                                  .tensors = shape.tensors,
                                  .repetitions = options.repetitions,
                                  .device = options.make_device(),
-                                 .tuning = options.tuning()};
-    const std::string label = shape.tensors == 1 ? fmt::format("{} at {}", name(method), shape.count)
-                                                 : fmt::format("{} at {}x{}", name(method), shape.tensors, shape.count);
+                                 .tuning = options.tuning(),
+                                 .only_ceiling = options.by_storage()};
+    std::string label = shape.tensors == 1 ? fmt::format("{} at {}", name(method), shape.count)
+                                           : fmt::format("{} at {}x{}", name(method), shape.tensors, shape.count);
+    if (options.by_storage()) label += fmt::format(", {} of {}", name(kind.pipeline), host::short_name(kind.storage));
     const std::int64_t needed = bench::bytes_needed(request);
     const std::int64_t free = on_gpu ? bench::gpu_facts(index).free_bytes : memory_available();
     if (needed > free) {
@@ -283,6 +359,8 @@ bool run(const BenchOptions& options) {
       nlohmann::json left_out{
           {"method", name(method)}, {"count", shape.count * shape.tensors}, {"bytes_needed", needed}};
       if (on_gpu) left_out["tensors"] = shape.tensors;
+      left_out["storage"] = host::short_name(kind.storage);
+      left_out["pipeline"] = name(kind.pipeline);
       report["left_out"].push_back(left_out);
       return;
     }
@@ -291,6 +369,8 @@ bool run(const BenchOptions& options) {
     ++done;
     widest_spread = std::max(widest_spread, result.update.spread());
     nlohmann::json entry = to_json(name(method), result);
+    entry["storage"] = host::short_name(kind.storage);
+    entry["pipeline"] = name(kind.pipeline);
     on_gpu ? add_gpu(entry, result) : add_cpu(entry, result);
     report["results"].push_back(entry);
     progress.clear();
@@ -300,6 +380,11 @@ bool run(const BenchOptions& options) {
                  baseline.disagreement);
     }
     if (options.json) return;
+    if (options.by_storage()) {
+      print_row_by_storage(kind, name(method), result, pin_rate);
+      fmt::print("{}\n", on_gpu ? cache_note(result, l2_bytes) : "");
+      return;
+    }
     bool& printed = columns_printed[shape.tensors == 1 ? 0 : 1];
     if (!printed) shape.tensors == 1 ? print_columns_of_one_tensor(options) : print_columns_of_shapes();
     printed = true;
@@ -313,7 +398,9 @@ bool run(const BenchOptions& options) {
   for (const bool of_one_tensor : {true, false}) {
     for (const Method& method : methods) {
       for (const Shape& shape : shapes) {
-        if ((shape.tensors == 1) == of_one_tensor) measure(method, shape);
+        for (const Kind& kind : kinds) {
+          if ((shape.tensors == 1) == of_one_tensor) measure(kind, method, shape);
+        }
       }
     }
   }
@@ -349,7 +436,14 @@ Command add_bench(CLI::App& program) {
          "none where --sizes are given)")
       ->delimiter(',')
       ->check(is_shape());
-  app->add_option("--repetitions", options->repetitions, "timed runs of each")
+  app->add_option("--pipeline", options->pipelines,
+                  "update, clip (norm, clipping and update) or copy (an update that also writes a copy of 16 bits), "
+                  "separated by commas: measures types and pipelines, and nothing but the step and its ceiling, as "
+                  "--storage does (default then: 2^24 parameters, 2^28 on a CUDA device)")
+      ->delimiter(',')
+      ->check(is_pipeline());
+  app->add_option("--repetitions", options->repetitions,
+                  "timed runs of each; what is measured beside it and takes long gets fewer")
       ->capture_default_str()
       ->check(whole_number(1, 10000));
   app->add_option("--pin-rate", options->pin_rate,
@@ -358,6 +452,7 @@ Command add_bench(CLI::App& program) {
                   "on a CUDA device: what memory clock and bus width give, which may be off for HBM)")
       ->check(CLI::PositiveNumber);
   options->add_to(*app);
+  options->add_storages_to(*app);
   return {app, [options] { return run(*options); }};
 }
 

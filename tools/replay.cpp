@@ -5,13 +5,16 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <memory>
 #include <span>
 #include <stdexcept>
 
+#include "host/convert.hpp"
 #include "host/device_memory.hpp"
+#include "host/plan.hpp"
 #include "host/reference.hpp"
 #include "host/safetensors.hpp"
 #include "tools/commands.hpp"
@@ -28,16 +31,49 @@ constexpr double kRootMeanSquareRatio = 1.1;
 constexpr double kPercentile99Ratio = 1.5;
 constexpr double kStateTolerance = 1e-5;
 
-std::vector<double> read_doubles(const st::File& file, const std::string& name) {
-  const st::Entry& entry = file.at(name);
-  if (entry.type == st::Type::F64) return file.read<double>(name);
-  if (entry.type != st::Type::F32) {
-    throw std::runtime_error(fmt::format("adamant: {}: tensor \"{}\" is {}; allowed: F32 or F64", file.path().string(),
-                                         name, st::type_name(entry.type)));
+st::Type file_type(DataType type) {
+  switch (type) {
+    case DataType::float64: return st::Type::F64;
+    case DataType::bfloat16: return st::Type::BF16;
+    case DataType::float16: return st::Type::F16;
+    default: return st::Type::F32;
   }
-  const std::vector<float> values = file.read<float>(name);
-  return {values.begin(), values.end()};
 }
+
+// Numbers rounded to a type, and back.
+std::vector<std::byte> rounded(std::span<const double> values, DataType type) {
+  if (type == DataType::float64) {
+    const auto bytes = std::as_bytes(values);
+    return {bytes.begin(), bytes.end()};
+  }
+  std::vector<float> singles(values.size());
+  std::transform(values.begin(), values.end(), singles.begin(), [](double value) { return static_cast<float>(value); });
+  return host::converted(std::as_bytes(std::span(singles)), DataType::float32, type);
+}
+
+std::vector<double> widened(std::span<const std::byte> bytes, DataType type) {
+  const std::vector<std::byte> wide = host::converted(bytes, type, DataType::float64);
+  std::vector<double> values(wide.size() / sizeof(double));
+  std::memcpy(values.data(), wide.data(), wide.size());
+  return values;
+}
+
+// `allowed` says which types these may be; all of them are numbers.
+std::vector<double> read_doubles(const st::File& file, const std::string& name, std::span<const DataType> allowed) {
+  const st::Entry& entry = file.at(name);
+  std::vector<std::string_view> names;
+  for (const DataType type : allowed) {
+    if (entry.type == file_type(type)) return widened(entry.data, type);
+    names.push_back(st::type_name(file_type(type)));
+  }
+  const std::string last(names.back());
+  names.pop_back();
+  throw std::runtime_error(fmt::format("adamant: {}: tensor \"{}\" is {}; allowed: {} or {}", file.path().string(),
+                                       name, st::type_name(entry.type), fmt::join(names, ", "), last));
+}
+
+constexpr std::array kOfTraces{DataType::float32, DataType::float64};
+constexpr std::array kOfResults{DataType::bfloat16, DataType::float16, DataType::float32, DataType::float64};
 
 std::string shape_text(const std::vector<std::int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
@@ -60,53 +96,49 @@ bool takes_up_more_than_gradients(const Method& method, std::string_view state) 
   return (decays && name(method) != "adamw") || (name(method) == "rmsprop" && state == "momentum_buffer");
 }
 
-template <typename Real>
 Replayed replay_as(const Trace& trace, const Method& method, Device device, const Tuning& tuning,
-                   const OnStep& on_step) {
+                   const host::StorageTypes& types, const OnStep& on_step) {
   const std::size_t n = trace.parameter.size();
-  std::vector<Real> parameter(n);
-  std::vector<Real> gradient(n);
-  for (std::size_t i = 0; i < n; ++i) parameter[i] = static_cast<Real>(trace.parameter[i]);
+  const auto count = static_cast<std::int64_t>(n);
   host::DeviceMemory memory(device);
-  host::DeviceArray<Real> device_parameter(memory, std::span<const Real>(parameter));
-  host::DeviceArray<Real> device_gradient(memory, std::span<const Real>(gradient));
-  Replayed result{detail::kDataType<Real>, {}, std::vector<double>(n), std::vector<double>(n), {}};
+  const auto parameter = memory.allocate(count * size_in_bytes(types.parameter));
+  const auto gradient = memory.allocate(count * size_in_bytes(types.gradient));
+  memory.write(parameter.get(), rounded(trace.parameter, types.parameter));
+  Replayed result{types.parameter, {}, std::vector<double>(n), std::vector<double>(n), {}, {}};
 
   Optimizer optimizer(method, device, tuning);
   const TensorId tensor = optimizer.add({.name = "param",
-                                         .parameter = {device_parameter.data(), device_parameter.count()},
-                                         .gradient = {device_gradient.data(), device_gradient.count()}});
-  std::vector<const Real*> views;
-  std::vector<Real> state(n);
-  for (const std::string& name : state_names(method)) {
-    views.push_back(optimizer.state(tensor, name).template as<Real>());
-    result.states.push_back({name, {}, std::vector<double>(n), takes_up_more_than_gradients(method, name)});
-  }
-  const auto note_parameters = [&] {
-    for (std::size_t i = 0; i < n; ++i) note_largest(result.largest_parameter, i, static_cast<double>(parameter[i]));
+                                         .parameter = {static_cast<void*>(parameter.get()), types.parameter, count},
+                                         .gradient = {static_cast<const void*>(gradient.get()), types.gradient, count},
+                                         .state_type = types.state,
+                                         .master = types.master});
+  const auto read = [&](const Array& array) {
+    std::vector<std::byte> bytes(static_cast<std::size_t>(count * size_in_bytes(array.type())));
+    memory.read(bytes, array.data());
+    return widened(bytes, array.type());
   };
+  const auto note_parameters = [&] {
+    result.parameter = read(optimizer.tensor(tensor).parameter);
+    for (std::size_t i = 0; i < n; ++i) note_largest(result.largest_parameter, i, result.parameter[i]);
+  };
+  for (const std::string& name : state_names(method)) {
+    result.states.push_back({name, types.state, std::vector<double>(n), std::vector<double>(n),
+                             takes_up_more_than_gradients(method, name)});
+  }
   note_parameters();
   for (std::int64_t step = 0; step < trace.steps; ++step) {
-    const double* row = trace.gradients.data() + static_cast<std::size_t>(step) * n;
-    for (std::size_t i = 0; i < n; ++i) {
-      gradient[i] = static_cast<Real>(row[i]);
-      note_largest(result.largest_gradient, i, row[i]);
-    }
-    device_gradient.write(gradient);
+    const std::span<const double> row(trace.gradients.data() + static_cast<std::size_t>(step) * n, n);
+    for (std::size_t i = 0; i < n; ++i) note_largest(result.largest_gradient, i, row[i]);
+    memory.write(gradient.get(), rounded(row, types.gradient));
     optimizer.step();
-    memory.read(std::as_writable_bytes(std::span(parameter)), device_parameter.data());
     note_parameters();
-    for (std::size_t slot = 0; slot < views.size(); ++slot) {
-      memory.read(std::as_writable_bytes(std::span(state)), views[slot]);
-      for (std::size_t i = 0; i < n; ++i) note_largest(result.states[slot].largest, i, static_cast<double>(state[i]));
+    for (State& state : result.states) {
+      state.values = read(optimizer.state(tensor, state.name));
+      for (std::size_t i = 0; i < n; ++i) note_largest(state.largest, i, state.values[i]);
     }
     on_step(step + 1, trace.steps);
   }
-  result.parameter.assign(parameter.begin(), parameter.end());
-  for (std::size_t slot = 0; slot < views.size(); ++slot) {
-    memory.read(std::as_writable_bytes(std::span(state)), views[slot]);
-    result.states[slot].values.assign(state.begin(), state.end());
-  }
+  if (types.master == Master::float32) result.master = read(optimizer.state(tensor, "master"));
   return result;
 }
 
@@ -128,7 +160,7 @@ std::vector<double> read_expected(const st::File& file, const std::string& name,
   if (entry.shape.size() != 1 || entry.shape[0] != static_cast<std::int64_t>(count)) {
     wrong_shape(file, entry, fmt::format("[{}], as many as the trace's param", count));
   }
-  return read_doubles(file, name);
+  return read_doubles(file, name, kOfResults);
 }
 
 // Where the yardstick can tell anything: both of PyTorch's runs are finite. Throws std::runtime_error when the scale is
@@ -163,20 +195,8 @@ std::vector<double> picked(const std::vector<double>& values, const std::vector<
 
 void add_entry(std::vector<st::Entry>& entries, std::vector<std::vector<std::byte>>& storage, const std::string& name,
                DataType type, const std::vector<double>& values) {
-  std::vector<std::byte> bytes(values.size() * static_cast<std::size_t>(size_in_bytes(type)));
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    const auto single = static_cast<float>(values[i]);
-    if (type == DataType::float32) {
-      std::memcpy(bytes.data() + i * sizeof single, &single, sizeof single);
-    } else {
-      std::memcpy(bytes.data() + i * sizeof(double), &values[i], sizeof(double));
-    }
-  }
-  storage.push_back(std::move(bytes));
-  entries.push_back({name,
-                     type == DataType::float32 ? st::Type::F32 : st::Type::F64,
-                     {static_cast<std::int64_t>(values.size())},
-                     storage.back()});
+  storage.push_back(rounded(values, type));  // they are of that type, so that nothing is rounded
+  entries.push_back({name, file_type(type), {static_cast<std::int64_t>(values.size())}, storage.back()});
 }
 
 struct ReplayOptions : RunOptions {
@@ -210,16 +230,19 @@ bool run(ReplayOptions options) {
   options.check_machine();
   const Method method = options.make_method();
   const Device device = options.make_device();
+  const std::vector<host::StorageTypes> storages = options.all_storages();
+  if (storages.size() != 1) throw std::invalid_argument("adamant: replay: --storage: one at a time");
+  const std::string types = host::short_name(storages.front());
   const Trace trace = read_trace(options.trace);
   if (!options.expect.empty()) read_expected(st::File::open(options.expect), "param", trace.parameter.size());
   Progress progress("replay");
   const auto on_step = [&](std::int64_t done, std::int64_t steps) {
     progress.at(static_cast<double>(done) / static_cast<double>(steps), fmt::format("step {} of {}", done, steps));
   };
-  const Replayed result = replay(trace, method, device, options.tuning(), options.data_type(), on_step);
+  const Replayed result = replay(trace, method, device, options.tuning(), storages.front(), on_step);
   nlohmann::json report{{"environment", environment()},         {"trace", options.trace},     {"method", name(method)},
                         {"options", describe(method)},          {"device", facts_of(device)}, {"dtype", options.type},
-                        {"parameters", trace.parameter.size()}, {"steps", trace.steps}};
+                        {"parameters", trace.parameter.size()}, {"steps", trace.steps},       {"storage", types}};
   std::optional<Comparison> comparison;
   if (!options.expect.empty()) {
     const Replayed path = replay(trace, method, Device::cpu(), options.tuning(), DataType::float64, on_step);
@@ -233,7 +256,8 @@ bool run(ReplayOptions options) {
   options.emit(report);
   if (!options.json) {
     fmt::print("{}: {} steps of {} on {} {} parameters, {}\n  {}\n", options.trace, trace.steps, name(method),
-               trace.parameter.size(), name(options.data_type()), describe(device), describe(method));
+               trace.parameter.size(), options.storages.empty() ? std::string(name(options.data_type())) : types,
+               describe(device), describe(method));
     if (comparison) {
       fmt::print("  against {}\n", options.expect);
       for (const auto& figure : comparison->figures) {
@@ -257,21 +281,26 @@ Trace read_trace(const std::filesystem::path& path) {
   if (gradients.shape.size() != 2 || gradients.shape[1] != parameter.shape[0]) {
     wrong_shape(file, gradients, fmt::format("[steps, {}], as many columns as param has elements", parameter.shape[0]));
   }
-  return {read_doubles(file, "param"), read_doubles(file, "grad"), gradients.shape[0]};
+  return {read_doubles(file, "param", kOfTraces), read_doubles(file, "grad", kOfTraces), gradients.shape[0]};
 }
 
 Replayed replay(const Trace& trace, const Method& method, Device device, const Tuning& tuning, DataType type,
                 const OnStep& on_step) {
-  return type == DataType::float32 ? replay_as<float>(trace, method, device, tuning, on_step)
-                                   : replay_as<double>(trace, method, device, tuning, on_step);
+  return replay_as(trace, method, device, tuning, {type, type, type, Master::none}, on_step);
+}
+
+Replayed replay(const Trace& trace, const Method& method, Device device, const Tuning& tuning,
+                const host::StorageTypes& storage, const OnStep& on_step) {
+  return replay_as(trace, method, device, tuning, storage, on_step);
 }
 
 void write(const std::filesystem::path& path, const Replayed& result, const Method& method, std::int64_t steps) {
   std::vector<st::Entry> entries;
   std::vector<std::vector<std::byte>> storage;
-  storage.reserve(result.states.size() + 1);  // entries look into it
+  storage.reserve(result.states.size() + 2);  // entries look into it
   add_entry(entries, storage, "param", result.type, result.parameter);
-  for (const State& state : result.states) add_entry(entries, storage, state.name, result.type, state.values);
+  for (const State& state : result.states) add_entry(entries, storage, state.name, state.type, state.values);
+  if (!result.master.empty()) add_entry(entries, storage, "master", DataType::float32, result.master);
   st::write(path, entries,
             {{"method", std::string(name(method))}, {"options", describe(method)}, {"steps", std::to_string(steps)}});
 }
@@ -350,9 +379,9 @@ Comparison compare(const Replayed& result, const Replayed& path, const std::file
     }
   }
   for (const st::Entry& entry : file.entries()) {
-    const bool known =
-        entry.name.starts_with("param") || std::any_of(result.states.begin(), result.states.end(),
-                                                       [&](const State& state) { return state.name == entry.name; });
+    const bool known = entry.name.starts_with("param") || entry.name == "master" ||
+                       std::any_of(result.states.begin(), result.states.end(),
+                                   [&](const State& state) { return state.name == entry.name; });
     if (!known) {
       comparison.figures.push_back(
           {entry.name, INFINITY, tolerance, "a state that this method and variant does not have"});
@@ -381,6 +410,7 @@ Command add_replay(CLI::App& program) {
       ->capture_default_str()
       ->check(non_negative_number());
   options->add_to(*app);
+  options->add_storages_to(*app);
   return {app, [options] { return run(*options); }};
 }
 

@@ -9,6 +9,7 @@
 
 #include "adamant/adamant.hpp"
 #include "host/measure.hpp"
+#include "host/plan.hpp"
 
 namespace adamant::tools {
 
@@ -25,6 +26,7 @@ Trace read_trace(const std::filesystem::path& path);
 
 struct State {
   std::string name;
+  DataType type;
   std::vector<double> values;
   std::vector<double> largest;        // largest |value| it has had
   bool takes_up_more_than_gradients;  // weight decay joins them, or it is RMSProp's buffer of quotients
@@ -36,13 +38,19 @@ struct Replayed {
   std::vector<double> largest_parameter;  // largest |value| on the way, the initial one included
   std::vector<double> largest_gradient;
   std::vector<State> states;
+  std::vector<double> master;  // empty where there is no float32 one
 };
 
 using OnStep = std::function<void(std::int64_t done, std::int64_t steps)>;
 Replayed replay(const Trace& trace, const Method& method, Device device, const Tuning& tuning, DataType type,
                 const OnStep& on_step);
+// The same with parameters and gradients rounded to the types of a storage. The parameter is what is stored in the
+// parameter's type, also where there is a master.
+Replayed replay(const Trace& trace, const Method& method, Device device, const Tuning& tuning,
+                const host::StorageTypes& storage, const OnStep& on_step);
 
-// Writes `param` and the states under PyTorch's names, in the type they have.
+// Writes `param` and the states under PyTorch's names, in the type they have, and `master` where there is a float32
+// one.
 void write(const std::filesystem::path& path, const Replayed& result, const Method& method, std::int64_t steps);
 
 struct Comparison {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -35,6 +36,16 @@ void RunOptions::add_to(CLI::App& app) {
   add_output_to(app);
 }
 
+void RunOptions::add_storages_to(CLI::App& app) {
+  app.add_option("--storage", storages,
+                 "types of parameter, gradient and state, and what is kept beside the parameter, such as "
+                 "bfloat16/bfloat16/float32/remainder, separated by commas, or all; in place of --dtype")
+      ->type_name("TYPE/TYPE/TYPE[/MASTER]")
+      ->delimiter(',')
+      ->check(not_empty())
+      ->excludes("--dtype");
+}
+
 void RunOptions::add_output_to(CLI::App& app) {
   app.add_flag("--json", json, "print JSON instead of a table");
   app.add_option("--json-file", json_file, "write the JSON to this file too")->type_name("FILE")->check(not_empty());
@@ -57,6 +68,11 @@ std::map<std::string, std::string> RunOptions::option_map() const {
 Method RunOptions::make_method() const { return adamant::make_method(method, option_map()); }
 Device RunOptions::make_device() const { return parse_device(device); }
 DataType RunOptions::data_type() const { return type == "f64" ? DataType::float64 : DataType::float32; }
+
+std::vector<host::StorageTypes> RunOptions::all_storages() const {
+  if (!storages.empty()) return storages_from(storages);
+  return {{data_type(), data_type(), data_type(), Master::none}};
+}
 
 Tuning RunOptions::tuning() const {
   Tuning tuning;
@@ -91,6 +107,15 @@ CLI::Validator non_negative_number() {
     const auto value = host::from_text<double>(text);
     if (value && *value >= 0 && std::isfinite(*value)) return std::string();
     return fmt::format("\"{}\" is not a finite number from 0 on", text);
+  };
+  return CLI::Validator(check, "");
+}
+
+CLI::Validator positive_number() {
+  const auto check = [](const std::string& text) {
+    const auto value = host::from_text<double>(text);
+    if (value && *value > 0 && std::isfinite(*value)) return std::string();
+    return fmt::format("\"{}\" is not a finite number above 0", text);
   };
   return CLI::Validator(check, "");
 }
@@ -158,6 +183,28 @@ std::string describe(Device device) {
   const nlohmann::json json = facts_of(device);
   return json.contains("what") ? fmt::format("{}: {}", name(device), json.at("what").get<std::string>())
                                : std::string(name(device));
+}
+
+std::vector<host::StorageTypes> storages_from(const std::vector<std::string>& names) {
+  const auto all = host::storages();
+  std::vector<host::StorageTypes> found;
+  for (const std::string& name : names) {
+    if (name == "all") {
+      found.insert(found.end(), all.begin(), all.end());
+      continue;
+    }
+    const auto* const there = std::find_if(all.data(), all.data() + all.size(), [&](const host::StorageTypes& types) {
+      return host::short_name(types) == name;
+    });
+    if (there == all.data() + all.size()) {
+      std::vector<std::string> short_names;
+      for (const host::StorageTypes& types : all) short_names.push_back(host::short_name(types));
+      throw std::invalid_argument(fmt::format("adamant: --storage: {} is none; there are {}", host::in_quotes(name),
+                                              host::joined(short_names)));
+    }
+    found.push_back(*there);
+  }
+  return found;
 }
 
 SimdLevel parse_simd(const std::string& text) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "adamant/adamant.hpp"
+#include "host/plan.hpp"
 
 namespace adamant::tools {
 
@@ -18,6 +19,7 @@ struct RunOptions {
   std::vector<std::string> options;  // "name=value"
   std::string device = "auto";
   std::string type = "f32";
+  std::vector<std::string> storages;  // as storages_from() reads them; empty: the plain one of `type`
   std::string simd;
   int threads = 0;
   bool json = false;
@@ -25,6 +27,8 @@ struct RunOptions {
 
   // Adds --option, --device, --dtype, --simd, --threads, --json and --json-file.
   void add_to(CLI::App& app);
+  // Adds --storage, which takes the place of --dtype.
+  void add_storages_to(CLI::App& app);
   // Adds only --json and --json-file.
   void add_output_to(CLI::App& app);
 
@@ -33,6 +37,8 @@ struct RunOptions {
   Method make_method() const;
   Device make_device() const;
   DataType data_type() const;
+  // Those of --storage, or the plain one of --dtype. Throws std::invalid_argument for one that there is not.
+  std::vector<host::StorageTypes> all_storages() const;
   Tuning tuning() const;
   // Before any work: throws what an Optimizer of that device, instruction set and number of threads would.
   void check_machine() const;
@@ -45,6 +51,7 @@ struct RunOptions {
 // text that is not empty. (CLI11's own accept a NaN, take -1 for 2^64 - 1, and print bounds with 300 digits.)
 CLI::Validator whole_number(std::uint64_t low, std::uint64_t high);
 CLI::Validator non_negative_number();
+CLI::Validator positive_number();
 CLI::Validator not_empty();
 
 // Before any work: whether a file may be written at `path`, as far as its folder tells, and is none of those that are
@@ -61,6 +68,10 @@ Device default_device();
 std::string describe(Device device);
 // Its name and, of a CUDA device, what it is.
 nlohmann::json facts_of(Device device);
+
+// Combinations of types by their short names, "bfloat16/float32/float32/remainder"; "all" for every one there is.
+// Throws std::invalid_argument for any other, listing them.
+std::vector<host::StorageTypes> storages_from(const std::vector<std::string>& names);
 
 // "baseline", "avx2" or "avx512". Throws std::invalid_argument for anything else.
 SimdLevel parse_simd(const std::string& text);
