@@ -10,13 +10,14 @@
 #             PyTorch's optimizers, where python3 has a PyTorch that finds the GPU
 # Into the folder OUT go machine.txt and machine.json (GPU, driver, toolkit, date, commit), a log of each phase, and
 # compare.json, bench.json, mixed.json and pytorch.json. The last lines say how each phase went; the exit code is 0 when none failed.
-# It builds what it needs for the GPU of this machine in build/gpu, or takes the build folder that ADAMANT_BUILD names.
+# It builds what it needs for the GPU of this machine in build/gpu, or takes the build folder that ADAMANT_BUILD names (and
+# of a build that travelled without its repository, the commit that ADAMANT_COMMIT names).
 # --small takes sizes for a dry run: with ADAMANT_EMULATOR set to a command prefix it needs no GPU.
 set -euo pipefail
 called_from=$PWD
 cd "$(dirname "$0")/.."
 
-usage() { sed -n '3,15s/^# \{0,1\}//p' scripts/gpu_check.sh >&2; exit 2; }
+usage() { sed -n '3,16s/^# \{0,1\}//p' scripts/gpu_check.sh >&2; exit 2; }
 
 small=false
 if [ "${1:-}" = --small ]; then small=true; shift; fi
@@ -66,7 +67,7 @@ adamant() { ${ADAMANT_EMULATOR:-} "$build/bin/adamant" "$@"; }
 
 # --- This machine
 
-commit=unknown
+commit=${ADAMANT_COMMIT:-unknown}
 if [ "$(git rev-parse --show-toplevel 2> /dev/null)" = "$PWD" ]; then
   commit=$(git rev-parse HEAD)
   [ -z "$(git status --porcelain 2> /dev/null)" ] || commit="$commit, with changes"
