@@ -96,16 +96,14 @@ struct Narrow<float16> {
 };
 
 // To a bfloat16 up or down at random: up with the probability of how far `x` is above the one below, so that the mean
-// is `x`. `random` is uniform in [0, 2^16). What is a bfloat16 stays as it is; nothing finite becomes infinite.
+// is `x`. `random` is uniform in [0, 2^16). What is a bfloat16 stays as it is; nothing finite becomes infinite. Few
+// integer operations: three of these an element are what a device has to do beside the memory's work.
 ADAMANT_HOST_DEVICE bfloat16 rounded_at_random(float x, std::uint32_t random) {
-  constexpr std::uint32_t kLargest = 0x7F7F;
-  const std::uint32_t bits = bits_of(x);
-  const std::uint32_t magnitude = bits & kMagnitudeBits;
-  const std::uint32_t up_or_down = (magnitude + random) >> 16;
-  const std::uint32_t finite = up_or_down > kLargest ? kLargest : up_or_down;
-  const std::uint32_t result = magnitude >= kInfinityBits ? kInfinityBits >> 16 : finite;
-  const std::uint32_t with_sign = result | (bits & ~kMagnitudeBits) >> 16;
-  return {static_cast<std::uint16_t>(magnitude > kInfinityBits ? kCanonicalBfloat16Nan : with_sign)};
+  constexpr float kLargest = 0x1.FEp127F;
+  // Above the largest there is nothing to round up to; infinities and NaNs are not to be carried into either.
+  const bool rounds = x < kLargest && x > -kLargest;
+  const std::uint32_t rounded = (bits_of(x) + (rounds ? random : 0U)) >> 16;
+  return {static_cast<std::uint16_t>(x != x ? kCanonicalBfloat16Nan : rounded)};
 }
 
 }  // namespace adamant::kernels

@@ -15,8 +15,9 @@
 
 namespace adamant::kernels {
 
-// Adds up to kChunk numbers with a warp. `load(index, there, values)` gives a vector of them from that index on.
-// Accumulator j is held by lane j / kVector % 32 as element j % kVector of its vector number j / (32 kVector).
+// Adds up to kChunk numbers with a warp. `load(index, there, values)` gives a vector of them from that index on: the
+// first `there`, which may be less than none, and zeros. Accumulator j is held by lane j / kVector % 32 as element j %
+// kVector of its vector number j / (32 kVector).
 template <int kVector>
 struct WarpTree {
   static constexpr int kWarp = 32;
@@ -46,7 +47,9 @@ struct WarpTree {
       for (int row = 0; row < kRows; ++row) {
         const int index = row * kAccumulators + (k * kWarp + lane) * kVector;
         Sums values;
-        load(index, max(0, min(kVector, count - index)), values.value);
+        // Not clamped to zero: ptxas 13.0 makes one instruction for sm_90 of a clamp to [0, kVector] and of whether the
+        // result is kVector, which takes nothing that is left for a whole vector.
+        load(index, min(kVector, count - index), values.value);
         result = plus(result, values);
       }
       return result;
@@ -79,12 +82,11 @@ struct NormArguments {
   std::int64_t end;
 };
 
-// Hands the value of a leaf or node on; goes on with each node that it completes.
+// Hands the value of a leaf or node on to the node `parent`; goes on with each node that it completes.
 __device__ __forceinline__ void hand_on(const NormTables& norm, double value, std::int64_t to, std::int64_t parent,
-                                        int lane) {
+                                        NormNode node, int lane) {
   using Tree = WarpTree<kAccessBytes / sizeof(double)>;
   while (true) {
-    const NormNode node = norm.nodes[parent];
     int is_last = 0;
     if (lane == 0) {
       norm.values[to] = value;
@@ -113,6 +115,7 @@ __device__ __forceinline__ void hand_on(const NormTables& norm, double value, st
     }
     to = node.value;
     parent = node.parent;
+    node = norm.nodes[parent];
   }
 }
 
@@ -126,6 +129,7 @@ __global__ void __launch_bounds__(kNormThreads, kNormBlocksPerSm) gradient_norm(
       arguments.begin + blockIdx.x * static_cast<std::int64_t>(blockDim.x / kWarp) + threadIdx.x / kWarp;
   if (index >= arguments.end) return;
   const NormLeaf leaf = arguments.norm.leaves[index];
+  const NormNode node = arguments.norm.nodes[leaf.parent];  // here, because it takes as long to come as the gradients
   const std::int64_t left = arguments.tables.rows[leaf.row].count - leaf.first;
   const int count = static_cast<int>(left < kChunk ? left : kChunk);
   const DeviceStream<const Gradient> gradient{static_cast<const Gradient*>(arguments.tables.gradients[leaf.row]) +
@@ -148,7 +152,7 @@ __global__ void __launch_bounds__(kNormThreads, kNormBlocksPerSm) gradient_norm(
     sum = Tree::sum(lane, count, load);
   }
   if (__any_sync(0xFFFFFFFFU, all_finite ? 0 : 1) != 0 && lane == 0) atomicExch(arguments.norm.non_finite, 1);
-  hand_on(arguments.norm, sum, leaf.value, leaf.parent, lane);
+  hand_on(arguments.norm, sum, leaf.value, leaf.parent, node, lane);
 }
 
 }  // namespace adamant::kernels

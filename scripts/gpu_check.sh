@@ -67,10 +67,13 @@ adamant() { ${ADAMANT_EMULATOR:-} "$build/bin/adamant" "$@"; }
 
 # --- This machine
 
-commit=${ADAMANT_COMMIT:-unknown}
-if [ "$(git rev-parse --show-toplevel 2> /dev/null)" = "$PWD" ]; then
-  commit=$(git rev-parse HEAD)
-  [ -z "$(git status --porcelain 2> /dev/null)" ] || commit="$commit, with changes"
+commit=${ADAMANT_COMMIT:-}
+if [ -z "$commit" ]; then
+  commit=unknown
+  if [ "$(git rev-parse --show-toplevel 2> /dev/null)" = "$PWD" ]; then
+    commit=$(git rev-parse HEAD)
+    [ -z "$(git status --porcelain 2> /dev/null)" ] || commit="$commit, with changes"
+  fi
 fi
 if command -v nvidia-smi > /dev/null; then
   gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit --format=csv,noheader 2>&1) \
@@ -92,6 +95,12 @@ quoted() { printf '"%s"' "$(sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' <<< "$1" | tr '\
   adamant info --json
   echo '}'
 } > "$out/machine.json"
+# A kernel that the driver compiles from what was meant for an older GPU lacks what the newer one can do.
+capability=$(sed -n 's/.*cuda:0: .*compute capability \([0-9]*\)\.\([0-9]*\).*/\1\2/p' "$out/info.txt")
+if [ -n "$capability" ] && ! grep -q "for architectures.*$capability" "$out/info.txt"; then
+  echo "WARNING   no code for compute capability $capability in this build: the driver compiles what was meant for another; not" \
+    "the figures of this GPU" | tee -a "$out/machine.txt"
+fi
 has_device=true
 grep -q '^default  *cuda:' "$out/info.txt" || has_device=false
 rm "$out/info.txt"
