@@ -95,15 +95,19 @@ struct Narrow<float16> {
   }
 };
 
+// All ones where something is true: compilers vectorise a mask where they make a branch of a choice.
+ADAMANT_HOST_DEVICE std::uint32_t mask_of(bool condition) { return 0U - static_cast<std::uint32_t>(condition); }
+
 // To a bfloat16 up or down at random: up with the probability of how far `x` is above the one below, so that the mean
-// is `x`. `random` is uniform in [0, 2^16). What is a bfloat16 stays as it is; nothing finite becomes infinite. Few
-// integer operations: three of these an element are what a device has to do beside the memory's work.
+// is `x`. `random` is uniform in [0, 2^16). What is a bfloat16 stays as it is; nothing finite becomes infinite: above
+// the largest there is nothing to round up to, and infinities and NaNs are not to be carried into either.
 ADAMANT_HOST_DEVICE bfloat16 rounded_at_random(float x, std::uint32_t random) {
-  constexpr float kLargest = 0x1.FEp127F;
-  // Above the largest there is nothing to round up to; infinities and NaNs are not to be carried into either.
-  const bool rounds = x < kLargest && x > -kLargest;
-  const std::uint32_t rounded = (bits_of(x) + (rounds ? random : 0U)) >> 16;
-  return {static_cast<std::uint16_t>(x != x ? kCanonicalBfloat16Nan : rounded)};
+  constexpr std::uint32_t kLargest = 0x7F7F0000;
+  const std::uint32_t bits = bits_of(x);
+  const std::uint32_t magnitude = bits & kMagnitudeBits;
+  const std::uint32_t rounded = (bits + (random & mask_of(magnitude < kLargest))) >> 16;
+  const std::uint32_t is_nan = mask_of(magnitude > kInfinityBits);
+  return {static_cast<std::uint16_t>((rounded & ~is_nan) | (kCanonicalBfloat16Nan & is_nan))};
 }
 
 }  // namespace adamant::kernels

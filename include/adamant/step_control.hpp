@@ -3,6 +3,9 @@
 /// gradient that is not finite. The same for all tensors and groups of an Optimizer, and decided on the device.
 #pragma once
 
+#include "adamant/macros.hpp"
+
+// The standard's headers come second: in C++17 the first error is ours.
 #include <cstdint>
 #include <optional>
 

@@ -572,6 +572,8 @@ class Run {
   // Something that may be wrong with it; the model knows whether it is.
   void mistake(TensorSpec& spec, DataType type, std::int64_t count) {
     constexpr std::int64_t kLarge = std::numeric_limits<std::int64_t>::max();
+    // The types that the model steps, and two that there are not.
+    constexpr DataType kModelled[] = {DataType::float32, DataType::float64, DataType{4}, DataType{255}};
     constexpr std::int64_t kWrong[] = {-1, kLarge / 4, kLarge / 4 + 1, kLarge / 2, kLarge};
     const Tensor* other = tensors_.empty() ? nullptr : &tensors_[bytes_.below(tensors_.size())];
     if (other != nullptr && other->spec.parameter.count() == 0) other = nullptr;  // overlaps nothing: no mistake
@@ -585,9 +587,9 @@ class Run {
         spec.parameter = Array(static_cast<std::byte*>(spec.parameter.data()) + 1 + bytes_.below(3), type, count);
         break;
       case 6: spec.gradient = ConstArray(spec.gradient.data(), type, count + 1); break;
-      case 7: spec.gradient = ConstArray(spec.gradient.data(), static_cast<DataType>(bytes_.below(4)), count); break;
+      case 7: spec.gradient = ConstArray(spec.gradient.data(), kModelled[bytes_.below(4)], count); break;
       case 8:
-        spec.parameter = Array(spec.parameter.data(), static_cast<DataType>(2 + bytes_.next() % 254), count);
+        spec.parameter = Array(spec.parameter.data(), static_cast<DataType>(4 + bytes_.next() % 252), count);
         break;
       case 9: {
         const std::int64_t wrong = kWrong[bytes_.below(std::size(kWrong))];
