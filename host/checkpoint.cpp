@@ -239,7 +239,7 @@ std::string dimensions(std::span<const std::int64_t> shape) {
 
 class Reader {
  public:
-  Reader(const File& file, const OptimizerView& optimizer, LoadOptions allowed)
+  Reader(const File& file, const OptimizerView& optimizer, const LoadOptions& allowed)
       : file_(file), optimizer_(optimizer), allowed_(allowed) {
     for (std::size_t i = 0; i < optimizer.tensors.size(); ++i) index_.emplace(optimizer.tensors[i].name, i);
     for (const std::string& name : allowed_.change_types) {  // its own copy, which `changing_` points into
@@ -747,7 +747,7 @@ void save_checkpoint(const std::filesystem::path& path, const OptimizerView& opt
 }
 
 LoadedCheckpoint read_checkpoint(const std::filesystem::path& path, const OptimizerView& optimizer,
-                                 LoadOptions allowed) {
+                                 const LoadOptions& allowed) {
   File file = open_checkpoint(path);
   Reader reader(file, optimizer, allowed);
   if (is_own(file)) {

@@ -95,6 +95,6 @@ std::vector<std::uint32_t> identities_after(const LoadedCheckpoint& file, const 
 
 // Throws NotLoaded as Optimizer::load() does.
 LoadedCheckpoint read_checkpoint(const std::filesystem::path& path, const OptimizerView& optimizer,
-                                 LoadOptions allowed);
+                                 const LoadOptions& allowed);
 
 }  // namespace adamant::host

@@ -893,7 +893,7 @@ void Optimizer::save(const std::filesystem::path& path, SaveOptions what, Stream
   host::save_checkpoint(path, impl_->view(stream), what, *impl_->backend, stream);
 }
 
-void Optimizer::load(const std::filesystem::path& path, LoadOptions allowed, Stream stream) {
+void Optimizer::load(const std::filesystem::path& path, const LoadOptions& allowed, Stream stream) {
   const host::FloatingPointGuard guard;  // comparing a NaN of the file would trap where the caller wants traps
   Impl& self = *impl_;
   self.backend->check_not_capturing(stream, "load");

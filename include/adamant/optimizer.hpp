@@ -208,7 +208,7 @@ class ADAMANT_API Optimizer {
   /// Options, groups and freezes then stay as they are. \throws NotLoaded with a list of all that differs: method,
   /// states, options out of range, tensors missing or extra
   ///   (see LoadOptions), types, shapes, digests
-  void load(const std::filesystem::path& path, LoadOptions allowed = {}, Stream stream = nullptr);
+  void load(const std::filesystem::path& path, const LoadOptions& allowed = {}, Stream stream = nullptr);
 
   /// Bytes that the states of all tensors take, known before they are allocated. Parts begin at multiples of 256.
   std::int64_t state_bytes() const;
