@@ -54,7 +54,7 @@ std::vector<std::byte> rounded(std::span<const double> values, DataType type) {
 std::vector<double> widened(std::span<const std::byte> bytes, DataType type) {
   const std::vector<std::byte> wide = host::converted(bytes, type, DataType::float64);
   std::vector<double> values(wide.size() / sizeof(double));
-  std::memcpy(values.data(), wide.data(), wide.size());
+  if (!values.empty()) std::memcpy(values.data(), wide.data(), wide.size());
   return values;
 }
 
