@@ -14,7 +14,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/tree"
 tar -cf - --exclude='./build*' --exclude=./.git --exclude=./report . | tar -xf - -C "$work/tree"
 build=$work/build
-programs="adamant_tests adamant_digest_test adamant_replacement_test"
+programs="adamant_tests adamant_digest_test adamant_replacement_test adamant_storage_test"
 cmake -G Ninja -S "$work/tree" -B "$build" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 \
   -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=generic \
   -DADAMANT_CUDA=OFF -DADAMANT_TESTS=ON -DADAMANT_BENCH=OFF -DADAMANT_TOOLS=OFF -DADAMANT_EXAMPLES=OFF >/dev/null
@@ -32,14 +32,19 @@ red_in() {
 }
 
 # The first red test of each program, of which one is enough; the slow ones are asked only where the quick are green.
-slow='*BitsOf*:*ErrorBound*:AnyRun*'
+slow='*BitsOf*:*ErrorBound*:AnyRun*:*EveryStorage*:*all_2_to_the_32_patterns'
 red_tests() {
   red=$(red_in adamant_digest_test '*')
   [ -n "$red" ] || red=$(red_in adamant_replacement_test '*')
   [ -n "$red" ] || red=$(red_in adamant_tests "-*Full*:SimdLevels*:$slow")  # SimdLevels: this build has one
+  [ -n "$red" ] || red=$(red_in adamant_storage_test "-*Full*:$slow")
   [ -z "$red" ] || printf '%s\n' "$red"
 }
-slow_red_tests() { red_in adamant_tests "$slow-*Full*"; }
+slow_red_tests() {
+  red=$(red_in adamant_tests "$slow-*Full*")
+  [ -n "$red" ] || red=$(red_in adamant_storage_test "$slow-*Full*")
+  [ -z "$red" ] || printf '%s\n' "$red"
+}
 
 red=$(red_tests; slow_red_tests)
 if [ -n "$red" ]; then
