@@ -77,24 +77,26 @@ using adamant::host::to_text;
 
 struct LastError {
   std::string text;
-  const char* shown = "";  // the text, or one of ours where there was no memory for it
+  const char* shown = "";  // the text, or a literal where there is no memory for one
   std::int32_t number = 0;
 };
 thread_local LastError last_error;
 
-void remember(const char* text, int number) {
+adamant_status failed(adamant_status status, const char* text, int number = 0) {
   last_error.number = number;
   try {
     last_error.text = text;
     last_error.shown = last_error.text.c_str();
   } catch (...) {
-    last_error.shown = "adamant: out of memory, and for the text of the error too";
+    last_error.shown = "adamant: out of memory for the text of this error";
   }
+  return status;
 }
 
-adamant_status failed(adamant_status status, const char* text, int number = 0) {
-  remember(text, number);
-  return status;
+adamant_status out_of_memory() {
+  last_error.number = 0;
+  last_error.shown = "adamant: out of memory";
+  return ADAMANT_OUT_OF_MEMORY;
 }
 
 // The exception that is being handled, as a status.
@@ -106,7 +108,7 @@ adamant_status status_of_exception() {
   } catch (const adamant::OutOfDeviceMemory& error) {
     return failed(ADAMANT_OUT_OF_DEVICE_MEMORY, error.what());
   } catch (const std::bad_alloc&) {
-    return failed(ADAMANT_OUT_OF_MEMORY, "adamant: out of memory");
+    return out_of_memory();
   } catch (const adamant::Unavailable& error) {
     return failed(ADAMANT_UNAVAILABLE, error.what());
   } catch (const adamant::NotSaved& error) {
