@@ -556,6 +556,7 @@ adamant_status adamant_get_option(const adamant_optimizer* optimizer, int32_t gr
     const auto found = std::find_if(all.begin(), all.end(), [&](const auto& each) { return each.name == wanted; });
     if (found == all.end()) {
       std::vector<std::string> names;
+      names.reserve(all.size());
       for (const adamant::Option& each : all) names.push_back(each.name);
       refuse("option", std::string(name_of(method)) + " has no option " + in_quotes(wanted) + "; it has " +
                            adamant::host::joined(names));

@@ -149,10 +149,11 @@ TEST(Documents, HaveProgramsInCThatCompileAndRun) {
   for (const Block& block : blocks) {
     const Folder folder;
     block.write_below(folder.path(), "block.c");
-    const Outcome made = shell(ADAMANT_C " -std=c99 -pedantic -Wall -Wextra -Werror -I" ADAMANT_SOURCE_DIR "/include -c " +
-                               folder.file("block.c") + " -o " + folder.file("block.o") + " && " ADAMANT_CXX
-                               " " ADAMANT_CXX_FLAGS " " + folder.file("block.o") + " -o " + folder.file("program") +
-                               " " ADAMANT_LIBRARY " -Wl,-rpath," ADAMANT_LIBRARY_FOLDER " " ADAMANT_LINK_FLAGS);
+    const Outcome made =
+        shell(ADAMANT_C " -std=c99 -pedantic -Wall -Wextra -Werror -I" ADAMANT_SOURCE_DIR "/include -c " +
+              folder.file("block.c") + " -o " + folder.file("block.o") + " && " ADAMANT_CXX " " ADAMANT_CXX_FLAGS " " +
+              folder.file("block.o") + " -o " + folder.file("program") +
+              " " ADAMANT_LIBRARY " -Wl,-rpath," ADAMANT_LIBRARY_FOLDER " " ADAMANT_LINK_FLAGS);
     EXPECT_EQ(made.exit_code, 0) << block.place() << made.err;
     if (made.exit_code == 0) expect_that_it_runs(block, folder);
   }
