@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <map>
@@ -17,7 +19,9 @@
 #include <regex>
 #include <set>
 #include <sstream>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -1031,17 +1035,15 @@ TEST(CInterface, keeps_the_last_error_of_each_thread) {
 struct Books {
   int allocations = 0, releases = 0;
   std::size_t bytes = 0;
-  enum class Throws { nothing, null, bad_alloc, number } throws = Throws::nothing;
+  std::function<void()> fails;  // by throwing; by nothing: there is no memory
 };
 
 void* allocate(std::size_t bytes, void* stream, void* user) {
   auto& books = *static_cast<Books*>(user);
   EXPECT_EQ(stream, nullptr);
-  switch (books.throws) {
-    case Books::Throws::null: return nullptr;
-    case Books::Throws::bad_alloc: throw std::bad_alloc();
-    case Books::Throws::number: throw 7;
-    default: break;
+  if (books.fails) {
+    books.fails();
+    return nullptr;
   }
   ++books.allocations;
   books.bytes += bytes;
@@ -1055,7 +1057,7 @@ void release(void* memory, std::size_t bytes, void* /*stream*/, void* user) {
   ::operator delete (memory, std::align_val_t{256});
 }
 
-TEST(CInterface, takes_memory_from_the_callers_allocator) {
+TEST(CInterface, takes_memory_from_the_callers_allocator_and_lets_nothing_that_is_thrown_out) {
   Books books;
   auto settings = sized<adamant_settings>();
   settings.allocate = allocate;
@@ -1065,13 +1067,33 @@ TEST(CInterface, takes_memory_from_the_callers_allocator) {
   std::vector<float> x(10), g(10);
   const adamant_tensor tensor = c_tensor("x", x, g);
   ASSERT_SUCCESS(adamant_add(handle.get(), &tensor, nullptr));
-  for (const auto& [throws, status] : {std::pair{Books::Throws::null, ADAMANT_OUT_OF_MEMORY},
-                                       std::pair{Books::Throws::bad_alloc, ADAMANT_OUT_OF_MEMORY},
-                                       std::pair{Books::Throws::number, ADAMANT_INTERNAL_ERROR}}) {
-    books.throws = throws;
-    EXPECT_EQ(adamant_step(handle.get(), nullptr), status) << adamant_last_error();
+  // Whatever comes out of it, and so of the library, is a status.
+  struct Failure {
+    std::function<void()> fails;
+    adamant_status status;
+    const char* text;
+    int number = 0;
+  };
+  const std::error_code no_space(ENOSPC, std::generic_category());
+  for (const Failure& failure : std::vector<Failure>{
+           {[] {}, ADAMANT_OUT_OF_MEMORY, "adamant: out of memory"},
+           {[] { throw std::bad_alloc(); }, ADAMANT_OUT_OF_MEMORY, "adamant: out of memory"},
+           {[] { throw OutOfDeviceMemory("cuda:0 has not"); }, ADAMANT_OUT_OF_DEVICE_MEMORY, "cuda:0 has not"},
+           {[] { throw std::invalid_argument("wrong"); }, ADAMANT_INVALID_ARGUMENT, "wrong"},
+           {[] { throw Unavailable("not here"); }, ADAMANT_UNAVAILABLE, "not here"},
+           {[&] { throw NotSaved(no_space, "not saved"); }, ADAMANT_NOT_SAVED, "not saved", ENOSPC},
+           {[&] { throw DurabilityUnsure(no_space, "unsure"); }, ADAMANT_DURABILITY_UNSURE, "unsure", ENOSPC},
+           {[] { throw NotLoaded("not loaded"); }, ADAMANT_NOT_LOADED, "not loaded"},
+           {[] { throw CudaError("failed", 98, false); }, ADAMANT_CUDA_ERROR, "failed", 98},
+           {[] { throw CudaError("failed for good", 700, true); }, ADAMANT_CUDA_ERROR_STICKY, "failed for good", 700},
+           {[] { throw std::runtime_error("strange"); }, ADAMANT_INTERNAL_ERROR, "strange"},
+           {[] { throw 7; }, ADAMANT_INTERNAL_ERROR, "no std::exception"}}) {
+    books.fails = failure.fails;
+    EXPECT_EQ(adamant_step(handle.get(), nullptr), failure.status) << failure.text;
+    EXPECT_NE(std::string(adamant_last_error()).find(failure.text), std::string::npos) << adamant_last_error();
+    EXPECT_EQ(adamant_last_error_number(), failure.number) << failure.text;
   }
-  books.throws = Books::Throws::nothing;
+  books.fails = nullptr;
   EXPECT_SUCCESS(adamant_step(handle.get(), nullptr));
   EXPECT_GE(books.allocations, 1);
   EXPECT_GE(books.bytes, 2 * 10 * sizeof(float));
