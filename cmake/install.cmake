@@ -13,7 +13,7 @@ install(TARGETS adamant EXPORT adamantTargets
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT adamant_development
   INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}/include/adamant DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-  COMPONENT adamant_development FILES_MATCHING PATTERN *.hpp)
+  COMPONENT adamant_development FILES_MATCHING PATTERN *.hpp PATTERN *.h)
 install(FILES ${CMAKE_CURRENT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATAROOTDIR}/doc/adamant
   COMPONENT adamant_development)
 
@@ -54,6 +54,14 @@ if(adamant_needs_openmp)
     list(TRANSFORM OpenMP_CXX_LIB_NAMES PREPEND " -l" OUTPUT_VARIABLE adamant_pc_libraries)
     list(JOIN adamant_pc_libraries "" adamant_pc_libraries)
   endif()
+endif()
+# A program in C, whose compiler does not know what C++ needs.
+if(adamant_type STREQUAL STATIC_LIBRARY)
+  foreach(adamant_library IN LISTS CMAKE_CXX_IMPLICIT_LINK_LIBRARIES)
+    if(adamant_library MATCHES "^(stdc\\+\\+|c\\+\\+|c\\+\\+abi|m)$")
+      string(APPEND adamant_pc_libraries " -l${adamant_library}")
+    endif()
+  endforeach()
 endif()
 # CUDA's runtime is where the toolkit is; --define-variable=cudadir=FOLDER says that it is elsewhere.
 set(adamant_pc_variables)

@@ -180,12 +180,9 @@ void set_option(Method& method, std::string_view option, std::string_view value)
 }
 
 Method make_method(std::string_view name, const std::map<std::string, std::string>& options) {
-  const host::FloatingPointGuard guard;
-  Method method = default_method(name, static_cast<const Method*>(nullptr));
-  // All are set before any is checked: some are only right together.
-  for (const auto& [option, value] : options) assign_option(method, option, std::string_view(value));
-  validate(method);
-  return method;
+  std::vector<host::OptionValue> values;
+  for (const auto& [option, value] : options) values.push_back({option, value});
+  return host::method_from(name, values);
 }
 
 std::vector<Option> options(const Method& method) {
@@ -208,6 +205,17 @@ std::vector<std::string> state_names(const Method& method) {
 }
 
 namespace host {
+
+Method method_from(std::string_view name, std::span<const OptionValue> options) {
+  const FloatingPointGuard guard;
+  Method method = default_method(name, static_cast<const Method*>(nullptr));
+  // All are set before any is checked: some are only right together.
+  for (const OptionValue& each : options) {
+    std::visit([&](auto value) { assign_option(method, each.option, value); }, each.value);
+  }
+  validate(method);
+  return method;
+}
 
 void set_option(Method& method, std::string_view option, double value) {
   const FloatingPointGuard guard;

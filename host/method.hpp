@@ -3,8 +3,10 @@
 #pragma once
 
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 
 #include "adamant/method.hpp"
 
@@ -23,6 +25,15 @@ std::map<std::string, std::string> exact_options(const Method& method);
 
 // Whether a step depends on how many there were before it, but for whether it is the first.
 bool counts_steps(const Method& method);
+
+// An option and its value, a text or a number.
+struct OptionValue {
+  std::string_view option;
+  std::variant<std::string_view, double> value;
+};
+
+// As adamant::make_method(); of two values of an option the later one counts.
+Method method_from(std::string_view name, std::span<const OptionValue> options);
 
 // As adamant::set_option(), from a number; true and false are 1 and 0.
 void set_option(Method& method, std::string_view option, double value);

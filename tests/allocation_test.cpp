@@ -14,9 +14,11 @@
 #include <memory>
 #include <new>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "adamant/adamant.h"
 #include "tests/folder.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
@@ -41,10 +43,12 @@ std::atomic<std::int64_t> allocations{0};
 // Those still to succeed before one fails; negative: none fails. Only what this library asks for itself, operator new
 // and aligned_alloc: OpenMP's and C's own callers of malloc have their own ways to fail.
 std::atomic<std::int64_t> until_failure{-1};
+std::atomic<bool> goes_on_failing{false};  // all further ones too
 std::atomic<int> failures{0};
 
 bool fails_now() {
   if (until_failure < 0 || until_failure-- != 0) return false;
+  if (goes_on_failing) until_failure = 0;
   ++failures;
   return true;
 }
@@ -414,6 +418,209 @@ TEST_F(FailingDescription, of_a_mistake_changes_nothing) {
 
 INSTANTIATE_TEST_SUITE_P(Calls, FailingAllocation, testing::ValuesIn(calls()),
                          [](const auto& info) { return info.param.name; });
+
+// --- Through the C interface, out of which no exception may come
+
+// What another optimizer in the middle of a run looks like from there.
+class SceneInC {
+ public:
+  explicit SceneInC(const fs::path& folder) : file((folder / "checkpoint in C").string()) {
+    const adamant_option options[] = {{"momentum", 0.9, nullptr}, {"centered", 0, "true"}};
+    adamant_settings settings{};
+    settings.struct_size = sizeof settings;
+    settings.threads = 1;
+    check(adamant_create("rmsprop", options, 2, &settings, &optimizer));
+    check(add("weights of the first layer, a long name", weights, gradient, &id));
+    check(adamant_step(optimizer, nullptr));
+    check(adamant_save(optimizer, file.c_str(), nullptr, nullptr));
+    check(adamant_step(optimizer, nullptr));
+    check(add("a tensor that has joined only now", late, late_gradient, nullptr));
+  }
+  ~SceneInC() { adamant_destroy(optimizer); }
+  SceneInC(const SceneInC&) = delete;
+  SceneInC& operator=(const SceneInC&) = delete;
+
+  adamant_status add(const char* name, const Fenced<float>& parameter, const Fenced<float>& of,
+                     std::int64_t* added) const {
+    adamant_tensor tensor{};
+    tensor.struct_size = sizeof tensor;
+    tensor.name = name;
+    tensor.parameter = {parameter.data(), parameter.count(), ADAMANT_FLOAT32, 0};
+    tensor.gradient = {of.data(), of.count(), ADAMANT_FLOAT32, 0};
+    return adamant_add(optimizer, &tensor, added);
+  }
+  static void check(adamant_status status) { ASSERT_EQ(status, ADAMANT_SUCCESS) << adamant_last_error(); }
+
+  // All that can be seen without a call that prepares, and then, of what comes of it.
+  std::string seen() const {
+    std::int64_t steps = 0, bytes = 0;
+    std::size_t tensors = 0;
+    const char *option = nullptr, *decay = nullptr;
+    check(adamant_step_count(optimizer, id, nullptr, &steps));
+    check(adamant_state_bytes(optimizer, &bytes));
+    check(adamant_tensors(optimizer, nullptr, 0, &tensors));
+    check(adamant_get_option(optimizer, 0, "learning_rate", &option));
+    std::string all =
+        std::to_string(steps) + " " + std::to_string(bytes) + " " + std::to_string(tensors) + " " + option;
+    check(adamant_get_option(optimizer, 0, "weight_decay", &decay));
+    return all + decay + bytes_of(weights) + bytes_of(gradient) + bytes_of(late) + content(file);
+  }
+  std::string outcome() const {
+    check(adamant_step(optimizer, nullptr));
+    check(adamant_step(optimizer, nullptr));
+    return seen();
+  }
+  static std::string bytes_of(const Fenced<float>& array) {
+    return {reinterpret_cast<const char*>(array.data()), static_cast<std::size_t>(array.count()) * sizeof(float)};
+  }
+
+  Fenced<float> weights{spread_values<float>(300, 1, -4, 1)}, gradient{spread_values<float>(300, 2, -4, 1)};
+  Fenced<float> late{spread_values<float>(40, 3, -4, 1)}, late_gradient{spread_values<float>(40, 4, -4, 1)};
+  Fenced<float> another{spread_values<float>(40, 5, -4, 1)};
+  std::string file;
+  adamant_optimizer* optimizer = nullptr;
+  std::int64_t id = -1;
+};
+
+struct CallInC {
+  std::string name;
+  std::function<adamant_status(SceneInC&)> make;
+  adamant_status ends = ADAMANT_SUCCESS;  // where there is memory
+  friend void PrintTo(const CallInC& call, std::ostream* out) { *out << call.name; }
+};
+
+std::vector<CallInC> calls_in_c() {
+  static constexpr adamant_option kOptions[] = {{"momentum", 0.5, nullptr}, {"centered", 0, "true"}};
+  static const char* const kNames[] = {"a name that is longer than a short string"};
+  return {
+      {"method_name",
+       [](SceneInC&) {
+         const char* name = nullptr;
+         return adamant_method_name(0, &name);
+       }},
+      {"simd_available",
+       [](SceneInC&) {
+         std::int32_t available = 0;
+         return adamant_simd_available(ADAMANT_SIMD_BASELINE, &available);
+       }},
+      {"create",
+       [](SceneInC&) {
+         adamant_optimizer* made = nullptr;
+         const adamant_status status = adamant_create("rmsprop", kOptions, 2, nullptr, &made);
+         EXPECT_EQ(made == nullptr, status != ADAMANT_SUCCESS);
+         adamant_destroy(made);
+         return status;
+       }},
+      {"add_group",
+       [](SceneInC& s) {
+         std::int32_t group = 0;
+         return adamant_add_group(s.optimizer, kOptions, 2, &group);
+       }},
+      {"add", [](SceneInC& s) { return s.add(kNames[0], s.another, s.late_gradient, nullptr); }},
+      {"tensors",
+       [](SceneInC& s) {
+         std::size_t count = 0;
+         std::int64_t ids[2];
+         return adamant_tensors(s.optimizer, ids, 2, &count);
+       }},
+      {"option_at",
+       [](SceneInC& s) {
+         const char* name = nullptr;
+         return adamant_option_at(s.optimizer, 0, 1, &name, nullptr, nullptr);
+       }},
+      {"get_option",
+       [](SceneInC& s) {
+         const char* value = nullptr;
+         return adamant_get_option(s.optimizer, 0, "epsilon_placement", &value);
+       }},
+      {"set_options", [](SceneInC& s) { return adamant_set_options(s.optimizer, 0, kOptions, 2, nullptr); }},
+      {"set_option", [](SceneInC& s) { return adamant_set_option(s.optimizer, 0, "weight_decay", "0.5", nullptr); }},
+      {"set_learning_rate", [](SceneInC& s) { return adamant_set_learning_rate(s.optimizer, 0, 0.75, nullptr); }},
+      {"prepare", [](SceneInC& s) { return adamant_prepare(s.optimizer, nullptr); }},
+      {"step", [](SceneInC& s) { return adamant_step(s.optimizer, nullptr); }},
+      {"state",
+       [](SceneInC& s) {
+         adamant_array state{};
+         return adamant_state(s.optimizer, s.id, "square_avg", &state);
+       }},
+      {"save", [](SceneInC& s) { return adamant_save(s.optimizer, s.file.c_str(), nullptr, nullptr); }},
+      {"load",
+       [](SceneInC& s) {
+         adamant_load_options allowed{};
+         allowed.struct_size = sizeof allowed;
+         allowed.allow_missing = 1;
+         return adamant_load(s.optimizer, s.file.c_str(), &allowed, nullptr);
+       }},
+      {"a_mistake", [](SceneInC& s) { return s.add("", s.another, s.late_gradient, nullptr); },
+       ADAMANT_INVALID_ARGUMENT},
+      {"a_file_that_does_not_fit",
+       [](SceneInC& s) { return adamant_load(s.optimizer, s.file.c_str(), nullptr, nullptr); }, ADAMANT_NOT_LOADED},
+  };
+}
+
+class FailingAllocationInC : public testing::TestWithParam<CallInC> {
+ protected:
+  const Folder own_folder{in_memory_where_possible()};
+};
+
+TEST_P(FailingAllocationInC, is_a_status_and_changes_nothing_whichever_it_is) {
+  const CallInC& call = GetParam();
+  const fs::path folder = own_folder.path();
+  SceneInC without(folder), with(folder);
+  const std::string outcome_without = without.outcome();
+  ASSERT_EQ(call.make(with), call.ends) << adamant_last_error();
+  const std::string outcome_with = with.outcome();
+  int refused = 0;
+  for (const bool for_good : {false, true}) {
+    bool failed = true;
+    for (std::int64_t nth = 0; failed; ++nth) {
+      ASSERT_LT(nth, 10000);
+      SceneInC scene(folder);
+      const std::string before = scene.seen();
+      const int failures_before = failures;
+      goes_on_failing = for_good;
+      until_failure = nth;
+      const adamant_status status = call.make(scene);
+      until_failure = -1;
+      goes_on_failing = false;
+      failed = failures > failures_before;
+      if (status == call.ends && status == ADAMANT_SUCCESS) {
+        EXPECT_EQ(scene.outcome(), outcome_with) << nth;
+        continue;
+      }
+      ASSERT_TRUE(status == ADAMANT_OUT_OF_MEMORY || status == call.ends) << nth << ": " << adamant_last_error();
+      if (status == ADAMANT_OUT_OF_MEMORY) {
+        ++refused;
+        EXPECT_STREQ(adamant_last_error(), "adamant: out of memory");
+      }
+      ASSERT_TRUE(scene.seen() == before) << nth << " has changed something";
+      EXPECT_EQ(scene.outcome(), outcome_without) << nth;
+    }
+  }
+  // The names of methods are made once in a process, and the first to ask may have been another test.
+  EXPECT_TRUE(refused > 0 || call.name == "method_name");
+}
+
+INSTANTIATE_TEST_SUITE_P(Calls, FailingAllocationInC, testing::ValuesIn(calls_in_c()),
+                         [](const auto& info) { return info.param.name; });
+
+// Nor for the words.
+TEST(LastError, of_a_text_that_there_is_no_memory_for_says_so) {
+  const std::string long_name(100, 'x');
+  adamant_optimizer* made = nullptr;
+  std::set<std::string> seen;
+  for (std::int64_t nth = 0; nth < 50; ++nth) {
+    goes_on_failing = true;
+    until_failure = nth;
+    const adamant_status status = adamant_create(long_name.c_str(), nullptr, 0, nullptr, &made);
+    until_failure = -1;
+    goes_on_failing = false;
+    EXPECT_TRUE(status == ADAMANT_OUT_OF_MEMORY || status == ADAMANT_INVALID_ARGUMENT);
+    seen.insert(adamant_last_error());
+  }
+  EXPECT_EQ(seen.size(), 3U);
+  EXPECT_TRUE(seen.contains("adamant: out of memory for the text of this error"));
+}
 
 }  // namespace
 }  // namespace adamant::test

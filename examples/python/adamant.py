@@ -1,0 +1,379 @@
+"""adamant from Python, by ctypes and nothing else: what include/adamant/adamant.h declares, as a class.
+
+    import adamant
+    adamant.load("/where/libadamant.so")   # or the environment variable ADAMANT_LIBRARY says where
+    optimizer = adamant.Optimizer("adamw", {"learning_rate": 1e-3})
+    optimizer.add("weights", weights, gradient)    # NumPy arrays, updated in place
+    optimizer.step()
+
+Arrays on a device go by their address, as adamant.Array(tensor.data_ptr(), tensor.numel(), "float32"), and a stream by
+its handle (torch.cuda.current_stream().cuda_stream). What fails raises adamant.Error with the library's text.
+"""
+import ctypes
+import os
+from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint64, c_void_p
+
+TYPES = {"float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
+TYPE_NAMES = {value: name for name, value in TYPES.items()}
+MASTERS = {"automatic": 0, "none": 1, "float32": 2, "remainder": 3, "stochastic": 4}
+SIMD = {"best": 0, "baseline": 1, "avx2": 2, "avx512": 3}
+NON_FINITE = {"propagate": 0, "skip": 1}
+STATUSES = ["success", "invalid_argument", "out_of_memory", "out_of_device_memory", "unavailable", "not_saved",
+            "durability_unsure", "not_loaded", "cuda_error", "cuda_error_sticky", "internal_error"]
+
+
+# --- The structs of adamant.h, field by field
+
+class adamant_option(ctypes.Structure):
+    _fields_ = [("name", c_char_p), ("number", c_double), ("text", c_char_p)]
+
+
+class adamant_array(ctypes.Structure):
+    _fields_ = [("data", c_void_p), ("count", c_int64), ("type", c_int32), ("reserved", c_int32)]
+
+
+class Sized(ctypes.Structure):
+    """A struct that begins with its size. What is not given is zero, which is the default."""
+
+    def __init__(self, **fields):
+        super().__init__(struct_size=ctypes.sizeof(self), **fields)
+
+
+class adamant_settings(Sized):
+    _fields_ = [("struct_size", c_size_t), ("device", c_int32), ("device_index", c_int32), ("threads", c_int32),
+                ("simd", c_int32), ("tile", c_int64), ("allocate", c_void_p), ("release", c_void_p), ("user", c_void_p)]
+
+
+class adamant_tensor(Sized):
+    _fields_ = [("struct_size", c_size_t), ("name", c_char_p), ("parameter", adamant_array),
+                ("gradient", adamant_array), ("copy", adamant_array), ("shape", POINTER(c_int64)),
+                ("dimensions", c_size_t), ("group", c_int32), ("state_type", c_int32), ("master", c_int32),
+                ("zero_gradient", c_int32), ("gradient_is_const", c_int32), ("reserved", c_int32)]
+
+
+class adamant_step_control(Sized):
+    _fields_ = [("struct_size", c_size_t), ("gradient_scale", c_double), ("gradient_scale_pointer", c_void_p),
+                ("found_non_finite", c_void_p), ("clip_norm", c_double), ("clip_value", c_double),
+                ("loss_scale_initial", c_double), ("loss_scale_growth", c_double), ("loss_scale_backoff", c_double),
+                ("loss_scale_is_kept", c_int32), ("loss_scale_growth_interval", c_int32), ("non_finite", c_int32),
+                ("measure_norm", c_int32), ("seed", c_uint64)]
+
+
+class adamant_step_report(Sized):
+    _fields_ = [("struct_size", c_size_t), ("gradient_norm", c_double), ("skipped_steps", c_int64),
+                ("loss_scale", c_float), ("good_steps", c_int32), ("skipped", c_int32), ("reserved", c_int32)]
+
+
+class adamant_save_options(Sized):
+    _fields_ = [("struct_size", c_size_t), ("without_parameters", c_int32), ("reserved", c_int32)]
+
+
+class adamant_load_options(Sized):
+    _fields_ = [("struct_size", c_size_t), ("allow_missing", c_int32), ("allow_extra", c_int32),
+                ("change_types", POINTER(c_char_p)), ("change_types_count", c_size_t)]
+
+
+# --- The library
+
+# Parameters of the functions that are called below: all but the first five begin with the optimizer.
+_TEXT = POINTER(c_char_p)
+_OPTIONS = [POINTER(adamant_option), c_size_t]
+_PARAMETERS = {
+    "version": [], "last_error": [], "last_error_number": [], "method_count": [], "method_name": [c_int64, _TEXT],
+    "create": [c_char_p, *_OPTIONS, POINTER(adamant_settings), POINTER(c_void_p)],
+    "destroy": [c_void_p],
+    "add_group": [c_void_p, *_OPTIONS, POINTER(c_int32)],
+    "add": [c_void_p, POINTER(adamant_tensor), POINTER(c_int64)],
+    "remove": [c_void_p, c_int64],
+    "find": [c_void_p, c_char_p, POINTER(c_int64)],
+    "tensors": [c_void_p, POINTER(c_int64), c_size_t, POINTER(c_size_t)],
+    "freeze": [c_void_p, c_int64, c_void_p],
+    "thaw": [c_void_p, c_int64, c_void_p],
+    "set_group": [c_void_p, c_int64, c_int32, c_void_p],
+    "set_gradient": [c_void_p, c_int64, POINTER(adamant_array), c_int32, c_void_p],
+    "option_count": [c_void_p, POINTER(c_int64)],
+    "option_at": [c_void_p, c_int32, c_int64, _TEXT, _TEXT, _TEXT],
+    "set_options": [c_void_p, c_int32, *_OPTIONS, c_void_p],
+    "set_option": [c_void_p, c_int32, c_char_p, c_char_p, c_void_p],
+    "set_option_number": [c_void_p, c_int32, c_char_p, c_double, c_void_p],
+    "set_control": [c_void_p, POINTER(adamant_step_control), c_void_p],
+    "report": [c_void_p, c_void_p, POINTER(adamant_step_report)],
+    "loss_scale": [c_void_p, POINTER(c_void_p)],
+    "prepare": [c_void_p, c_void_p],
+    "step": [c_void_p, c_void_p],
+    "zero_gradients": [c_void_p, c_void_p],
+    "step_count": [c_void_p, c_int64, c_void_p, POINTER(c_int64)],
+    "set_step_count": [c_void_p, c_int64, c_int64, c_void_p],
+    "state_count": [c_void_p, POINTER(c_int64)],
+    "state_name": [c_void_p, c_int64, _TEXT],
+    "state": [c_void_p, c_int64, c_char_p, POINTER(adamant_array)],
+    "state_bytes": [c_void_p, POINTER(c_int64)],
+    "save": [c_void_p, c_char_p, POINTER(adamant_save_options), c_void_p],
+    "load": [c_void_p, c_char_p, POINTER(adamant_load_options), c_void_p],
+}
+_RESULTS = {"version": c_char_p, "last_error": c_char_p, "last_error_number": c_int32, "method_count": c_int64,
+            "destroy": None}  # the others: a status
+_library = None
+
+
+class Error(RuntimeError):
+    """What the library says of a call that failed; `status` is one of STATUSES, `number` an errno or cudaError_t."""
+
+    def __init__(self, status, text, number):
+        super().__init__(text)
+        self.status = status
+        self.number = number
+
+
+def load(path=None):
+    """Loads the shared library, once: from `path`, from where ADAMANT_LIBRARY says, or from where the system looks."""
+    global _library
+    if _library is None or path is not None:
+        library = ctypes.CDLL(path or os.environ.get("ADAMANT_LIBRARY", "libadamant.so"))
+        for name, parameters in _PARAMETERS.items():
+            function = getattr(library, "adamant_" + name)
+            function.argtypes = parameters
+            function.restype = _RESULTS.get(name, c_int32)
+        _library = library
+    return _library
+
+
+def call(name, *arguments):
+    """Calls a function that returns a status, and raises what it says of a failure."""
+    library = load()
+    status = getattr(library, "adamant_" + name)(*arguments)
+    if status != 0:
+        known = STATUSES[status] if 0 < status < len(STATUSES) else str(status)
+        raise Error(known, library.adamant_last_error().decode(), library.adamant_last_error_number())
+
+
+def version():
+    return load().adamant_version().decode()
+
+
+def methods():
+    """The names that Optimizer() takes."""
+    names = []
+    for index in range(load().adamant_method_count()):
+        name = c_char_p()
+        call("method_name", index, byref(name))
+        names.append(name.value.decode())
+    return names
+
+
+# --- Arrays
+
+class Array:
+    """Contiguous elements by their address: what a device has, or NumPy no type for (bfloat16)."""
+
+    def __init__(self, address, count, type, writable=True, owner=None):
+        self.address, self.count, self.type, self.writable, self.owner = address, count, type, writable, owner
+
+    def numpy(self):
+        """The elements as a NumPy array that shares their memory; on the CPU only. A bfloat16 is there as uint16."""
+        import numpy
+        dtype = numpy.dtype("uint16" if self.type == "bfloat16" else self.type)
+        if self.count == 0:
+            return numpy.empty(0, dtype)
+        memory = (ctypes.c_char * (self.count * dtype.itemsize)).from_address(self.address)
+        memory.owner = self.owner  # lives as long as the NumPy array
+        return numpy.frombuffer(memory, dtype)
+
+
+def as_array(given):
+    """An Array as it is, and that of a NumPy array."""
+    if isinstance(given, Array):
+        return given
+    if not given.flags.c_contiguous:
+        raise ValueError("adamant takes contiguous arrays only: numpy.ascontiguousarray() makes one")
+    if given.dtype.name not in TYPES:
+        raise ValueError(f"adamant has no type {given.dtype.name}: it has {', '.join(TYPES)}")
+    return Array(given.ctypes.data, given.size, given.dtype.name, given.flags.writeable, given)
+
+
+def _c_array(array):
+    return adamant_array(array.address, array.count, TYPES[array.type])
+
+
+def _c_options(options):
+    """The options of a method, {"learning_rate": 1e-3, "amsgrad": True, "epsilon_placement": "outside_root"}."""
+    values = (adamant_option * max(1, len(options)))()
+    for value, (name, given) in zip(values, options.items()):
+        value.name = name.encode()
+        if isinstance(given, str):
+            value.text = given.encode()
+        else:
+            value.number = given
+    return values, len(options)
+
+
+# --- The optimizer
+
+class Optimizer:
+    """A method with its options on "cpu" or "cuda:N". Use it from one thread at a time."""
+
+    def __init__(self, method, options=None, device="cpu", threads=0, simd="best", tile=0):
+        kind, _, index = device.partition(":")
+        if kind not in ("cpu", "cuda"):
+            raise ValueError(f'device is "{device}"; allowed: "cpu" and "cuda:N"')
+        settings = adamant_settings(device=int(kind == "cuda"), device_index=int(index or 0), threads=threads,
+                                    simd=SIMD[simd], tile=tile)
+        self._handle = c_void_p()
+        self._destroy = load().adamant_destroy
+        self._arrays = {}  # of each tensor, which must live as long as it
+        call("create", method.encode(), *_c_options(options or {}), byref(settings), byref(self._handle))
+
+    def __del__(self):
+        if getattr(self, "_handle", None):
+            self._destroy(self._handle)
+
+    # Groups and tensors
+
+    def add_group(self, options):
+        group = c_int32()
+        call("add_group", self._handle, *_c_options(options), byref(group))
+        return group.value
+
+    def add(self, name, parameter, gradient, copy=None, shape=None, group=0, state_type=None, master="automatic",
+            zero_gradient=False):
+        """Adds a tensor: NumPy arrays or Arrays. Returns what names it in other calls."""
+        shape = getattr(parameter, "shape", ()) if shape is None else shape
+        arrays = as_array(parameter), as_array(gradient), None if copy is None else as_array(copy)
+        if not arrays[0].writable or (copy is not None and not arrays[2].writable):
+            raise ValueError(f'tensor "{name}": the parameter or the copy is read-only')
+        tensor = adamant_tensor(
+            name=name.encode(), parameter=_c_array(arrays[0]), gradient=_c_array(arrays[1]),
+            copy=adamant_array() if copy is None else _c_array(arrays[2]),
+            shape=(c_int64 * len(shape))(*shape), dimensions=len(shape), group=group,
+            state_type=TYPES[state_type] if state_type else 0, master=MASTERS[master],
+            zero_gradient=int(zero_gradient), gradient_is_const=int(not arrays[1].writable))
+        identifier = c_int64()
+        call("add", self._handle, byref(tensor), byref(identifier))
+        self._arrays[identifier.value] = list(arrays)
+        return identifier.value
+
+    def remove(self, tensor):
+        call("remove", self._handle, tensor)
+        del self._arrays[tensor]
+
+    def find(self, name):
+        tensor = c_int64()
+        call("find", self._handle, name.encode(), byref(tensor))
+        return tensor.value
+
+    def tensors(self):
+        count = c_size_t()
+        call("tensors", self._handle, None, 0, byref(count))
+        identifiers = (c_int64 * count.value)()
+        call("tensors", self._handle, identifiers, count.value, byref(count))
+        return list(identifiers)
+
+    def freeze(self, tensor, stream=None):
+        call("freeze", self._handle, tensor, stream)
+
+    def thaw(self, tensor, stream=None):
+        call("thaw", self._handle, tensor, stream)
+
+    def set_group(self, tensor, group, stream=None):
+        call("set_group", self._handle, tensor, group, stream)
+
+    def set_gradient(self, tensor, gradient, stream=None):
+        """Another gradient from the next step on. The former one may go when the steps that read it are done."""
+        array = as_array(gradient)
+        call("set_gradient", self._handle, tensor, byref(_c_array(array)), int(not array.writable), stream)
+        self._arrays[tensor][1] = array
+
+    # Options
+
+    def options(self, group=0):
+        """The options of a group, name to value, as text."""
+        count = c_int64()
+        call("option_count", self._handle, byref(count))
+        values = {}
+        for index in range(count.value):
+            name, value = c_char_p(), c_char_p()
+            call("option_at", self._handle, group, index, byref(name), byref(value), None)
+            values[name.value.decode()] = value.value.decode()
+        return values
+
+    def set_options(self, options, group=0, stream=None):
+        call("set_options", self._handle, group, *_c_options(options), stream)
+
+    def set_option(self, option, value, group=0, stream=None):
+        if isinstance(value, str):
+            call("set_option", self._handle, group, option.encode(), value.encode(), stream)
+        else:
+            call("set_option_number", self._handle, group, option.encode(), value, stream)
+
+    # What a step does to gradients, and what became of it
+
+    def set_control(self, stream=None, **fields):
+        """The fields of adamant_step_control: set_control(clip_norm=1.0, non_finite="skip")."""
+        fields["non_finite"] = NON_FINITE[fields.get("non_finite", "propagate")]
+        call("set_control", self._handle, byref(adamant_step_control(**fields)), stream)
+
+    def report(self, stream=None):
+        """What became of the steps so far, with the fields of adamant_step_report."""
+        report = adamant_step_report()
+        call("report", self._handle, stream, byref(report))
+        return report
+
+    def loss_scale(self):
+        """The address, in device memory, of the float32 that the loss is to be multiplied by."""
+        address = c_void_p()
+        call("loss_scale", self._handle, byref(address))
+        return address.value
+
+    # Steps
+
+    def prepare(self, stream=None):
+        call("prepare", self._handle, stream)
+
+    def step(self, stream=None):
+        call("step", self._handle, stream)
+
+    def zero_gradients(self, stream=None):
+        call("zero_gradients", self._handle, stream)
+
+    def step_count(self, tensor, stream=None):
+        count = c_int64()
+        call("step_count", self._handle, tensor, stream, byref(count))
+        return count.value
+
+    def set_step_count(self, tensor, count, stream=None):
+        call("set_step_count", self._handle, tensor, count, stream)
+
+    # States
+
+    def state_names(self):
+        count = c_int64()
+        call("state_count", self._handle, byref(count))
+        names = []
+        for index in range(count.value):
+            name = c_char_p()
+            call("state_name", self._handle, index, byref(name))
+            names.append(name.value.decode())
+        return names
+
+    def state(self, tensor, name):
+        """A state in the memory of the optimizer, which must live as long as what is made of it."""
+        array = adamant_array()
+        call("state", self._handle, tensor, name.encode(), byref(array))
+        return Array(array.data, array.count, TYPE_NAMES[array.type], owner=self)
+
+    def state_bytes(self):
+        count = c_int64()
+        call("state_bytes", self._handle, byref(count))
+        return count.value
+
+    # Checkpoints
+
+    def save(self, path, parameters=True, stream=None):
+        options = adamant_save_options(without_parameters=int(not parameters))
+        call("save", self._handle, os.fsencode(path), byref(options), stream)
+
+    def load(self, path, allow_missing=False, allow_extra=False, change_types=(), stream=None):
+        names = (c_char_p * len(change_types))(*(name.encode() for name in change_types))
+        options = adamant_load_options(allow_missing=int(allow_missing), allow_extra=int(allow_extra),
+                                       change_types=names, change_types_count=len(change_types))
+        call("load", self._handle, os.fsencode(path), byref(options), stream)
