@@ -1,7 +1,8 @@
 // The code in README.md, CONTRIBUTING.md and docs/*.md. Every block says its language. One marked ```cpp is compiled
 // against the library, and run if it has a main(), and says in a comment "// prints: ..." what it prints; a fragment is
 // compiled as the body of a function in which an `optimizer` and vectors of floats `parameter` and `gradient` are
-// known. What is marked ```cuda is compiled by nvcc, and run where there is a device. Of the other languages the syntax
+// known. What is marked ```c is compiled as C99, linked and run. What is marked ```cuda is compiled by nvcc, and run
+// where there is a device. Of the other languages the syntax
 // is checked, and of patches that they apply. Then the links between the pages. tests/getting_started_test.cpp builds
 // and runs what docs/getting-started.md says.
 #include <gtest/gtest.h>
@@ -66,6 +67,19 @@ Outcome compiled(const Folder& folder, const std::string& code, const std::strin
                ADAMANT_SOURCE_DIR + "/include " + folder.file("block.cpp") + " " + more);
 }
 
+// Runs a block that has been made a program.
+void expect_that_it_runs(const Block& block, const Folder& folder) {
+  const std::string program = folder.file("program");
+  const Outcome ran = shell("cd " + folder.path().string() + " && ./program", 60);
+  EXPECT_EQ(ran.exit_code, 0) << to_text({program}, ran);
+  std::printf("%s prints:\n%s", block.place().c_str(), ran.out.c_str());
+  // Where it says so in a comment of its own, that and nothing else.
+  std::smatch wanted;
+  if (std::regex_search(block.code, wanted, std::regex("\n *// prints: ([^\n]*)\n"))) {
+    EXPECT_EQ(ran.out, wanted.str(1) + "\n");
+  }
+}
+
 void expect_that_it_compiles_and_runs(const Block& block, const Folder& folder) {
   SCOPED_TRACE(block.place());
   const std::string path = block.path_of("file");
@@ -81,14 +95,7 @@ void expect_that_it_compiles_and_runs(const Block& block, const Folder& folder) 
                                            : "-fsyntax-only");
   EXPECT_EQ(made.exit_code, 0) << made.err;
   if (made.exit_code != 0 || !is_program) return;
-  const Outcome ran = shell("cd " + folder.path().string() + " && ./program", 60);
-  EXPECT_EQ(ran.exit_code, 0) << to_text({program}, ran);
-  std::printf("%s prints:\n%s", block.place().c_str(), ran.out.c_str());
-  // Where it says so in a comment of its own, that and nothing else.
-  std::smatch wanted;
-  if (std::regex_search(block.code, wanted, std::regex("\n *// prints: ([^\n]*)\n"))) {
-    EXPECT_EQ(ran.out, wanted.str(1) + "\n");
-  }
+  expect_that_it_runs(block, folder);
 }
 
 TEST(Documents, HaveAFirstExampleThatIsAWholeProgramOfFewLines) {
@@ -103,7 +110,7 @@ TEST(Documents, HaveAFirstExampleThatIsAWholeProgramOfFewLines) {
 // A language that no test below knows would be a block that nobody checks. `text` is what is no code: outputs,
 // equations.
 TEST(Documents, HaveBlocksOfKnownLanguages) {
-  const std::set<std::string> known{"cpp", "cuda", "cmake", "sh", "python", "diff", "text"};
+  const std::set<std::string> known{"c", "cpp", "cuda", "cmake", "sh", "python", "diff", "text"};
   std::size_t count = 0;
   for (const Page& page : all_pages()) {
     count += page.blocks.size();
@@ -133,6 +140,22 @@ TEST(Documents, HaveOnlyExamplesThatCompileAndRun) {
     }
   }
   EXPECT_GT(count, 0U) << "there is no ```cpp block";
+}
+
+// By a C compiler; what C++ needs is linked by that of C++, as pkg-config would say it (Consumers.in_c_static).
+TEST(Documents, HaveProgramsInCThatCompileAndRun) {
+  const std::vector<Block> blocks = all_blocks({"c"});
+  EXPECT_GT(blocks.size(), 0U);
+  for (const Block& block : blocks) {
+    const Folder folder;
+    block.write_below(folder.path(), "block.c");
+    const Outcome made = shell(ADAMANT_C " -std=c99 -pedantic -Wall -Wextra -Werror -I" ADAMANT_SOURCE_DIR "/include -c " +
+                               folder.file("block.c") + " -o " + folder.file("block.o") + " && " ADAMANT_CXX
+                               " " ADAMANT_CXX_FLAGS " " + folder.file("block.o") + " -o " + folder.file("program") +
+                               " " ADAMANT_LIBRARY " -Wl,-rpath," ADAMANT_LIBRARY_FOLDER " " ADAMANT_LINK_FLAGS);
+    EXPECT_EQ(made.exit_code, 0) << block.place() << made.err;
+    if (made.exit_code == 0) expect_that_it_runs(block, folder);
+  }
 }
 
 // With the library linked in; run where there is a device.
