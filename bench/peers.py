@@ -281,7 +281,7 @@ def disagreement(machine, ours, theirs, sizes, learning_rate):
 
 
 def median_and_spread(values):
-    quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
     return quartiles[1], (quartiles[2] - quartiles[0]) / 2 / quartiles[1]
 
 
@@ -394,7 +394,7 @@ def method_of(text):
 
 
 def arguments():
-    words = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    words = argparse.ArgumentParser(prog="peers.py", description=__doc__.split("\n")[0])
     words.add_argument("--library", help="the shared library (default: ADAMANT_LIBRARY, or build/shared/libadamant.so)")
     words.add_argument("--device", default=None, help="cpu, cuda or cuda:N (default: cuda where there is one)")
     words.add_argument("--methods", type=listed(method_of), default=list(METHODS), help="separated by commas")
@@ -405,10 +405,10 @@ def arguments():
     words.add_argument("--peers", action="append", default=[], metavar="FILE.py", help="adds to PEERS")
     words.add_argument("--json-file")
     words.add_argument("--quick", action="store_true", help="small sizes, few repetitions: to see that it works")
-    words = words.parse_args()
-    if words.threads < 1:
-        sys.exit(f"peers.py: --threads is {words.threads}; at least 1")
-    return words
+    parsed = words.parse_args()
+    if parsed.threads < 1:
+        words.error(f"--threads is {parsed.threads}; at least 1")
+    return parsed
 
 
 def load_library(path):
