@@ -7,9 +7,9 @@
 #   compare   every method on the GPU against the CPU, bit by bit, up to 2^28 parameters; every storage, with clipping, a
 #             loss scale and skipped steps; then a tensor beyond 2^32
 #   bench     throughput, beside the same-mix ceiling and what one would write without the library; Adam in every storage;
-#             PyTorch's optimizers, where python3 has a PyTorch that finds the GPU
+#             PyTorch's optimizers and what else is installed of bench/peers.py, where python3 has a PyTorch
 # Into the folder OUT go machine.txt and machine.json (GPU, driver, toolkit, date, commit), a log of each phase, and
-# compare.json, bench.json, mixed.json and pytorch.json. The last lines say how each phase went; the exit code is 0 when none failed.
+# compare.json, bench.json, mixed.json and peers.json. The last lines say how each phase went; the exit code is 0 when none failed.
 # It builds what it needs for the GPU of this machine in build/gpu, or takes the build folder that ADAMANT_BUILD names (and
 # of a build that travelled without its repository, the commit that ADAMANT_COMMIT names).
 # --small takes sizes for a dry run: with ADAMANT_EMULATOR set to a command prefix it needs no GPU.
@@ -34,7 +34,7 @@ done
 phases=("$@")
 if [ $# = 0 ]; then phases=(test sanitize compare bench); fi
 mkdir -p "$out"
-rm -f "$out"/{machine,compare,bench,mixed,pytorch}.json "$out"/machine.txt "$out"/{build,test,sanitize,compare,bench}.log
+rm -f "$out"/{machine,compare,bench,mixed,peers}.json "$out"/machine.txt "$out"/{build,test,sanitize,compare,bench}.log
 
 # --- The program and its tests
 
@@ -49,10 +49,10 @@ else
   echo "== Building in $build, for the GPU of this machine"
   generator=()
   if [ ! -e "$build/CMakeCache.txt" ] && command -v ninja > /dev/null; then generator=(-G Ninja); fi
-  targets=(--target adamant_program)
+  targets=(--target adamant_program adamant)
   case " ${phases[*]} " in *" test "*) targets=() ;; esac
   if ! { cmake -S . -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DADAMANT_CUDA=ON \
-           -DADAMANT_CUDA_ARCHITECTURES=native &&
+           -DADAMANT_CUDA_ARCHITECTURES=native -DBUILD_SHARED_LIBS=ON &&
          cmake --build "$build" --parallel "$(nproc)" "${targets[@]}"; } > "$out/build.log" 2>&1; then
     tail -n 40 "$out/build.log" >&2
     echo "gpu_check.sh: cannot build; all of it is in $out/build.log" >&2
@@ -216,31 +216,32 @@ phase_compare() {
 
 phase_bench() {
   set -euo pipefail
-  local sizes=() mixed=(--sizes 268435456 --repetitions 9) torch=() status=0
+  local sizes=() mixed=(--sizes 268435456 --repetitions 9) peers=() status=0 found=0
   if $small; then
     sizes=(--sizes 65536 --repetitions 1 --method adam)
     mixed=(--sizes 4096 --repetitions 1)
-    torch=(--small)
+    peers=(--quick)
   fi
   adamant bench --device cuda "${sizes[@]}" --json-file "$out/bench.json" || status=1
   echo
   adamant bench --device cuda --method adam --storage all --pipeline update,clip "${mixed[@]}" \
     --json-file "$out/mixed.json" || status=1
   echo
-  local measured=() file found=0
-  for file in "$out/bench.json" "$out/mixed.json"; do
-    [ ! -s "$file" ] || measured+=(--adamant "$file")
-  done
-  if command -v python3 > /dev/null; then
-    python3 bench/pytorch.py "${measured[@]}" --json-file "$out/pytorch.json" "${torch[@]}" || found=$?
-  else
-    echo "PyTorch: there is no python3"
+  if [ ! -e "$build/libadamant.so" ]; then
+    echo "Peers: $build has no shared library (-DBUILD_SHARED_LIBS=ON)"
     found=77
+  elif ! command -v python3 > /dev/null; then
+    echo "Peers: there is no python3"
+    found=77
+  else
+    # shellcheck disable=SC2086  # the variable may hold a command with arguments
+    ${ADAMANT_EMULATOR:-} python3 bench/peers.py --library "$build/libadamant.so" --device cuda --seconds 60 "${peers[@]}" \
+      --json-file "$out/peers.json" || found=$?
   fi
   case $found in
     0) ;;
-    77) echo "Peers that were not there: PyTorch, for the reason above" ;;
-    *) echo "bench/pytorch.py failed with exit code $found"; status=1 ;;
+    77) echo "Peers were not measured, for the reason above" ;;
+    *) echo "bench/peers.py failed with exit code $found"; status=1 ;;
   esac
   return "$status"
 }

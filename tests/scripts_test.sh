@@ -48,6 +48,7 @@ done
 
 # --- gpu_check.sh, with programs that only say what they are called with
 mkdir -p "$folder/build/bin" "$folder/build/tests" "$folder/path"
+touch "$folder/build/libadamant.so"
 stub() {  # PATH: a program that does what is on standard input, with its words in $*
   { echo '#!/bin/sh'; cat; } > "$1"
   chmod +x "$1"
@@ -98,7 +99,7 @@ compare passed
 bench passed
 0"
 expect_equal "gpu_check.sh: its files" "$(cd "$folder/gpu" && echo ./*)" \
-  "./bench.json ./bench.log ./compare.json ./compare.log ./machine.json ./machine.txt ./mixed.json ./pytorch.json ./sanitize.log ./test.log"
+  "./bench.json ./bench.log ./compare.json ./compare.log ./machine.json ./machine.txt ./mixed.json ./peers.json ./sanitize.log ./test.log"
 for word in 'NVIDIA "Stub", 580.65' "^commit  *[0-9a-f]\{40\}\|^commit  *unknown" "^date  *20"; do
   grep -q "$word" "$folder/gpu/machine.txt" || fail "gpu_check.sh: machine.txt has no $word"
 done
@@ -118,16 +119,16 @@ expect_equal "gpu_check.sh: compare.json" "$(tr -d '\n' < "$folder/gpu/compare.j
 for words in "--json-file" "--method adam --storage all --pipeline update,clip --sizes 268435456"; do
   grep -q "adamant bench --device cuda $words" "$folder/gpu/bench.log" || fail "gpu_check.sh: no bench $words"
 done
-grep -q "python3 bench/pytorch.py --adamant $folder/gpu/bench.json --adamant $folder/gpu/mixed.json" "$folder/gpu/bench.log" \
-  || fail "gpu_check.sh: PyTorch was not asked"
+grep -q "python3 bench/peers.py --library $folder/build/libadamant.so --device cuda" "$folder/gpu/bench.log" \
+  || fail "gpu_check.sh: the peers were not asked"
 expect_equal "gpu_check.sh: a measurement fails" "$(STUB_FAILS="--storage all --pipeline" check "$folder/gpu" bench)" \
   "bench failed see $folder/gpu/bench.log
 1"
-grep -q "python3 bench/pytorch.py" "$folder/gpu/bench.log" || fail "gpu_check.sh: a measurement that fails ends the others"
-expect_equal "gpu_check.sh: no PyTorch" "$(STUB_PYTHON=77 check "$folder/gpu" bench)" "bench passed
+grep -q "python3 bench/peers.py" "$folder/gpu/bench.log" || fail "gpu_check.sh: a measurement that fails ends the others"
+expect_equal "gpu_check.sh: no peers" "$(STUB_PYTHON=77 check "$folder/gpu" bench)" "bench passed
 0"
-grep -q "Peers that were not there: PyTorch" "$folder/gpu/bench.log" || fail "gpu_check.sh: does not say that PyTorch is missing"
-expect_equal "gpu_check.sh: PyTorch fails" "$(STUB_PYTHON=1 check "$folder/gpu" bench)" "bench failed see $folder/gpu/bench.log
+grep -q "Peers were not measured" "$folder/gpu/bench.log" || fail "gpu_check.sh: does not say that no peer was there"
+expect_equal "gpu_check.sh: the peers fail" "$(STUB_PYTHON=1 check "$folder/gpu" bench)" "bench failed see $folder/gpu/bench.log
 1"
 expect_equal "gpu_check.sh: one comparison fails" "$(STUB_FAILS="compare --device cuda --count 268435456" check "$folder/gpu" compare bench)" \
   "compare failed see $folder/gpu/compare.log
@@ -164,79 +165,6 @@ status=0
 ADAMANT_BUILD=$folder/path scripts/gpu_check.sh "$folder/gpu" > "$folder/out" 2>&1 || status=$?
 expect_equal "gpu_check.sh: no build where one is named: exit code" "$status" 2
 rm -r "$folder/build"
-
-# --- The measurement of PyTorch, with a PyTorch that only counts
-if command -v python3 > /dev/null; then
-  mkdir -p "$folder/python/torch"
-  cat > "$folder/python/torch/__init__.py" << 'PY'
-import types
-__version__ = "0-stub"
-clock = 0.0
-class Event:
-    def __init__(self, enable_timing): assert enable_timing
-    def record(self): self.at = clock
-    def synchronize(self): pass
-    def elapsed_time(self, other): return 1e3 * (other.at - self.at)
-cuda = types.SimpleNamespace(Event=Event, is_available=lambda: True, empty_cache=lambda: None,
-                             get_device_name=lambda index: "a stub", mem_get_info=lambda: (1 << 40, 1 << 40))
-class Tensor:
-    def __init__(self, count=1): self.count = count
-    def numel(self): return self.count
-    def __rmul__(self, factor): return self
-def randn(count, device): return Tensor(count)
-def ones(shape, device): return Tensor()
-class Optimizer:
-    def __init__(self, parameters, lr, foreach=False, fused=False, **more):
-        if fused and type(self).__name__ == "RMSprop": raise TypeError("no fused argument")
-        self.seconds = 1e-3 if fused else 2e-3 if foreach else 1.0
-    def step(self):
-        global clock
-        clock += self.seconds
-def clip(parameters, norm):
-    global clock
-    clock += 1e-3
-optim = types.SimpleNamespace(**{name: type(name, (Optimizer,), {}) for name in ("SGD", "RMSprop", "Adam", "AdamW")})
-nn = types.SimpleNamespace(Parameter=lambda tensor: tensor, utils=types.SimpleNamespace(clip_grad_norm_=clip))
-class GradScaler:
-    def __init__(self, device, init_scale): pass
-    def scale(self, loss): pass
-    def unscale_(self, optimizer): raise RuntimeError("no unscale\nin this stub")
-    def step(self, optimizer): optimizer.step()
-    def update(self): pass
-amp = types.SimpleNamespace(GradScaler=GradScaler)
-PY
-  cat > "$folder/adamant.json" << 'JSON'
-{"results": [{"method": "adam", "count": 4096, "tensors": 1, "median_seconds": 5e-4},
-             {"method": "adam", "count": 192, "tensors": 3, "median_seconds": 1e-4},
-             {"method": "adam", "count": 4096, "median_seconds": 1e-3, "storage": "float32/float32/float32", "pipeline": "clip"}]}
-JSON
-  PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$folder/python bench/pytorch.py --small --adamant "$folder/adamant.json" \
-    --json-file "$folder/pytorch.json" > "$folder/out" 2>&1 || fail "pytorch.py: exit code $?: $(cat "$folder/out")"
-  expect_row() {  # ROW: of the table, with single spaces
-    tr -s ' ' < "$folder/out" | sed 's/ $//' | grep -qxF -- "$1" || fail "pytorch.py: no row '$1' in"$'\n'"$(cat "$folder/out")"
-  }
-  expect_row "adam 4096 fused 1000.00 500.00 2.00x"
-  expect_row "adam 4096 loop 1000000.00 500.00 2000.00x"
-  expect_row "adam 3x64 foreach 2000.00 100.00 20.00x"
-  expect_row "adamw 4096 clip_grad_norm_ + fused 2000.00 1000.00 2.00x"
-  expect_row "gradient_descent 4096 fused 1000.00 - -"
-  grep -q "rmsprop fused of 1x4096: TypeError: no fused argument" "$folder/out" || fail "pytorch.py: does not say what is missing"
-  grep -q "clip_grad_norm_ + fused of 1x4096: RuntimeError: no unscale$" "$folder/out" || fail "pytorch.py: does not say what failed"
-  python3 - "$folder/pytorch.json" << 'PY' || fail "pytorch.py: its JSON is not what it should be"
-import json, sys
-report = json.load(open(sys.argv[1], encoding="utf-8"))
-assert len(report["missing"]) == 3, report["missing"]
-fused = [r for r in report["results"] if (r["method"], r["tensors"], r["way"]) == ("adam", 1, "fused")]
-assert abs(fused[0]["times_adamant"] - 2) < 1e-6 and fused[0]["repetitions"] == 9, fused
-loop = [r for r in report["results"] if (r["method"], r["tensors"], r["way"]) == ("adam", 1, "loop")]
-assert loop[0]["repetitions"] == 1, "a step of a second is measured once"
-PY
-  rm "$folder/python/torch/__init__.py"
-  echo 'raise ImportError("none here")' > "$folder/python/torch/__init__.py"
-  status=0
-  PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$folder/python bench/pytorch.py > "$folder/out" || status=$?
-  expect_equal "pytorch.py: no PyTorch" "$status $(sed 's/ for .*(/ (/' "$folder/out")" "77 PyTorch: not installed (none here)"
-fi
 
 # --- The summary of a test run
 cat > "$folder/results.xml" << 'XML'
