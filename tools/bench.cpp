@@ -13,6 +13,7 @@
 #include "bench/gpu_throughput.hpp"
 #include "bench/throughput.hpp"
 #include "host/text.hpp"
+#include "tools/bench_files.hpp"
 #include "tools/commands.hpp"
 #include "tools/run_options.hpp"
 #include "tools/terminal.hpp"
@@ -74,6 +75,7 @@ struct BenchOptions : RunOptions {
   std::vector<std::string> pipelines;
   int repetitions = 15;
   double pin_rate = 0;  // GB/s; 0: not known
+  BenchFiles files;
 
   bool on_gpu() const { return make_device().kind == Device::Kind::cuda; }
   std::vector<Method> methods() const;
@@ -195,8 +197,7 @@ void add_gpu(nlohmann::json& json, const bench::Throughput& result) {
   if (!result.no_baselines.empty()) json["no_baselines"] = result.no_baselines;
 }
 
-// --- The tables. The first eight columns of those of one tensor are the same on every device; bench/throughput.gp
-// reads them.
+// --- The tables. The first eight columns of those of one tensor are the same on every device.
 
 // Buffers of so many L2 caches leave next to nothing for the next run to find there.
 constexpr double kEnoughCaches = 3;
@@ -301,6 +302,24 @@ void print_row_by_storage(const Kind& kind, std::string_view method, const bench
              result.ceiling_variant);
 }
 
+// What is going to be measured, as far as it is known before.
+std::vector<BenchCase> planned(const BenchOptions& options) {
+  std::vector<BenchCase> cases;
+  for (const Method& method : options.methods()) {
+    for (const Shape& shape : options.all_shapes()) {
+      for (const Kind& kind : options.kinds()) {
+        cases.push_back({.method = std::string(name(method)),
+                         .storage = host::short_name(kind.storage),
+                         .pipeline = std::string(name(kind.pipeline)),
+                         .count = shape.count * shape.tensors,
+                         .tensors = shape.tensors,
+                         .device = options.on_gpu() ? "cuda" : "cpu"});
+      }
+    }
+  }
+  return cases;
+}
+
 // What is to be said of a row whose buffers are not much larger than the L2 cache.
 std::string cache_note(const bench::Throughput& result, std::int64_t l2_bytes) {
   const double caches = static_cast<double>(result.rotated_bytes) / static_cast<double>(l2_bytes);
@@ -310,13 +329,16 @@ std::string cache_note(const bench::Throughput& result, std::int64_t l2_bytes) {
 // A spread that no quiet machine has.
 constexpr double kBusy = 0.5;
 
-bool run(const BenchOptions& options) {
+bool run(BenchOptions& options) {
   check_output("--json-file", options.json_file);
+  options.files.read(options);
+  if (options.files.report()) return options.files.finish(*options.files.report(), options);
   const std::vector<Shape> shapes = options.all_shapes();
   const std::vector<Kind> kinds = options.kinds();
   const std::vector<Method> methods = options.methods();
   options.check_machine();
   const bool on_gpu = options.on_gpu();
+  options.files.check_in_common(planned(options));
   const int index = options.make_device().index;
   double pin_rate = options.pin_rate;
   std::string device = "the CPU";
@@ -412,8 +434,7 @@ bool run(const BenchOptions& options) {
         "\nThe runs of a row differ by up to {:.0f}%: the machine was busy with something else. Measure again.\n",
         100 * widest_spread);
   }
-  options.emit(report);
-  return true;
+  return options.files.finish(report, options);
 }
 
 }  // namespace
@@ -453,6 +474,7 @@ Command add_bench(CLI::App& program) {
       ->check(CLI::PositiveNumber);
   options->add_to(*app);
   options->add_storages_to(*app);
+  options->files.add_to(*app);
   return {app, [options] { return run(*options); }};
 }
 
