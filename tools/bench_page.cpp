@@ -9,7 +9,6 @@
 #include <cmath>
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -65,20 +64,21 @@ std::string times_text(double times) {
   return times < 100 ? fmt::format("{:.2f}×", times) : fmt::format("{:.0f}×", times);
 }
 
+// 2²⁶
+std::string power_text(int base, int exponent) {
+  static constexpr const char* kSuperscript[] = {"⁰", "¹", "²", "³", "⁴", "⁵", "⁶", "⁷", "⁸", "⁹"};
+  std::string text = std::to_string(base);
+  for (const char digit : std::to_string(exponent)) text += kSuperscript[digit - '0'];
+  return text;
+}
+
 // Parameters: 2²⁶, 10⁹, or the number.
 std::string count_text(std::int64_t count) {
-  static constexpr const char* kSuperscript[] = {"⁰", "¹", "²", "³", "⁴", "⁵", "⁶", "⁷", "⁸", "⁹"};
-  const auto power = [&](int base, int exponent) {
-    std::string text = std::to_string(base);
-    for (const char digit : std::to_string(exponent)) text += kSuperscript[digit - '0'];
-    return text;
-  };
   for (const int base : {2, 10}) {
-    std::int64_t value = base;
-    for (int exponent = 1; value <= count; ++exponent, value *= base) {
-      if (value == count && exponent >= 4) return power(base, exponent);
-      if (value > count / base) break;
-    }
+    std::int64_t rest = count;
+    int exponent = 0;
+    for (; rest % base == 0; rest /= base) ++exponent;
+    if (rest == 1 && count >= 1000) return power_text(base, exponent);
   }
   return std::to_string(count);
 }
@@ -163,7 +163,7 @@ std::string bandwidth_axes(const BandwidthFrame& frame) {
     if (exponent % step != 0) continue;
     const double x = frame.x.at(std::exp2(exponent));
     svg += svg_line(x, 0, x, kPanelHeight, kGrid);
-    svg += svg_text(x, kPanelHeight + 16, "middle", count_text(std::int64_t{1} << exponent));
+    svg += svg_text(x, kPanelHeight + 16, "middle", power_text(2, exponent));
   }
   const double between = round_step(frame.y.high / 5);
   for (int k = 0; k * between <= frame.y.high; ++k) {
@@ -226,8 +226,8 @@ std::string bandwidth_legend(const BandwidthFrame& frame, double y) {
   svg += svg_line(108, -4, 134, -4, kCeiling);
   svg += svg_text(141, 0, "start", "same-mix ceiling: only moves the same bytes");
   if (frame.pin_rate > 0) {
-    svg += svg_line(420, -4, 446, -4, kPins);
-    svg += svg_text(453, 0, "start", fmt::format("pin rate, {:.0f} GB/s", frame.pin_rate));
+    svg += svg_line(450, -4, 476, -4, kPins);
+    svg += svg_text(483, 0, "start", fmt::format("pin rate, {:.0f} GB/s", frame.pin_rate));
   }
   return svg + "</g>\n";
 }
@@ -291,14 +291,14 @@ std::string ratio_picture(const std::string& name, const std::string& of_what,
                "divided by the library's; to the right of 1 it is slower. The table below has the numbers.",
                kNames + kWidth + 60, height);
   svg += fmt::format("<g transform=\"translate({:g} {:g})\">\n", kNames + 20, kTop);
-  // 1, 2 and 5 times each power of ten, or only the powers where there are many.
+  // The powers of ten, and between them as many as there is room for.
   for (double power = std::pow(10, std::floor(std::log10(x.low))); power < x.high; power *= 10) {
-    for (const double factor : {1.0, 1.2, 1.5, 2.0, 3.0, 5.0}) {
+    for (const double factor : {1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0}) {
       const double value = factor * power;
       const double span = x.high / x.low;
       if (value < x.low || value > x.high) continue;
       if (factor != 1 && span > 200) continue;
-      if ((factor == 1.2 || factor == 1.5 || factor == 3) && span > 8) continue;
+      if (factor != 1 && factor != 2 && factor != 5 && span > 8) continue;
       const double at = x.at(value);
       svg += svg_line(at, 0, at, bottom, std::fabs(value - 1) < 1e-9 ? " stroke-width=\"1.5\"" : kGrid);
       svg += svg_text(at, bottom + 17, "middle", fmt::format("{:g}", value));
@@ -530,25 +530,23 @@ std::string value_text(const json& value) {
   return text;
 }
 
+void add_fact(std::string& html, const std::string& name, const json& value) {
+  if (value.is_null()) return;
+  if (value.is_object()) {
+    for (const auto& [key, inner] : value.items()) add_fact(html, name.empty() ? key : name + ": " + key, inner);
+    return;
+  }
+  std::string words = name;
+  std::replace(words.begin(), words.end(), '_', ' ');
+  html += fmt::format("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", escaped(words), escaped(value_text(value)));
+}
+
 // Whatever the report says of the machine, the versions and the run: later ones say more.
-std::string facts_section(const json& report) {
-  static const std::set<std::string> kElsewhere{"results", "peers", "left_out", "against"};
+std::string facts_section(json report) {
+  for (const char* elsewhere : {"results", "peers", "left_out"}) report.erase(elsewhere);
   std::string html =
       "<table class=\"facts\">\n<caption>Machine, versions and run, as the report has them</caption>\n<tbody>\n";
-  const auto add = [&](const std::string& name, const json& value) {
-    if (value.is_null()) return;
-    std::string words = name;
-    std::replace(words.begin(), words.end(), '_', ' ');
-    html += fmt::format("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", escaped(words), escaped(value_text(value)));
-  };
-  for (const auto& [key, value] : report.items()) {
-    if (kElsewhere.contains(key)) continue;
-    if (!value.is_object()) {
-      add(key, value);
-      continue;
-    }
-    for (const auto& [inner, fact] : value.items()) add(fmt::format("{}: {}", key, inner), fact);
-  }
+  add_fact(html, "", report);
   return html + "</tbody>\n</table>\n";
 }
 

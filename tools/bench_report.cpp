@@ -124,6 +124,7 @@ BenchCase case_of(const Part& part, const json& report) {
   // Tensors of one size need no name, and older reports give them none.
   if (what.tensors == 1 || what.shape == fmt::format("{}x{}", what.tensors, what.count / what.tensors)) what.shape = "";
   const json* hot = part.find("hot");
+  if (hot == nullptr) hot = whole(report).find("hot");
   what.hot = hot != nullptr && *hot == true;
   return what;
 }
@@ -252,11 +253,8 @@ std::optional<double> pin_rate_of(const json& report) {
 }
 
 std::string machine_of(const json& report) {
-  for (const auto& [part, key] : {std::pair{"device", "name"},
-                                  {"device", "what"},
-                                  {"environment", "cpu"},
-                                  {"environment", "machine"},
-                                  {"provenance", "machine"}}) {
+  for (const auto& [part, key] :
+       {std::pair{"device", "name"}, {"device", "what"}, {"machine", "cpu"}, {"provenance", "machine"}}) {
     const auto object = report.find(part);
     if (object == report.end() || !object->is_object()) continue;
     const auto found = object->find(key);
@@ -284,8 +282,11 @@ json read_reports(std::string_view option, const std::vector<std::string>& paths
       ratios_of(report);
       append(peers, report, "peers");
       if (rows_of(report).empty()) continue;
-      // Rows say neither what measured them nor, in older reports, their types.
-      for (json& row : report["results"]) row.emplace("storage", storage_of_type(report));
+      // What rows leave to their report goes with them.
+      for (json& row : report["results"]) {
+        row.emplace("storage", storage_of_type(report));
+        if (part.find("hot") != nullptr) row.emplace("hot", report["hot"]);
+      }
     } catch (const std::invalid_argument& error) {
       refuse(error.what());
     }
