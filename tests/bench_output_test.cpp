@@ -514,7 +514,7 @@ TEST_F(BenchOutputCommand, RefusesDamagedAndForeignFilesBeforeMeasuring) {
   words.insert(words.end(), {"--against", file("other.json")});
   expect_refused(words, {file("other.json"), "no row in common", "momentum, 123", "adam, 1000"});
   save("good.json", whole);
-  expect_refused({"--from", file("good.json"), "--against", file("other.json")},
+  expect_refused({"--from", file("good.json"), "--against", file("other.json"), "--html", file("page.html")},
                  {file("other.json"), "no row in common"});
   expect_refused({"--from", kGpu, "--from", kCpu, "--html", file("page.html")}, {kCpu, "NVIDIA H200", "one machine"});
 }
