@@ -10,7 +10,7 @@ A table stands in a page between the lines
 
 and is made from these files, whose paths begin at the repository's root. Which table it becomes, the files say: of a report
 of several combinations of types a row for each; of other reports of `adamant bench` a row for each method at the largest
-size of one tensor, not hot, of all threads, with what PyTorch takes where a file of bench/pytorch.py is named too. Without PAGE: all pages with such
+size of one tensor, with all threads, and what PyTorch takes where a file of bench/pytorch.py is named too. Without PAGE: all pages with such
 lines. --check changes nothing, prints what would change, and exits with 1 when something would; 2: a file or a line is not
 what it should be.
 """
@@ -75,7 +75,7 @@ def markdown(head, words, rows):
 def table_of_methods(report, pytorch):
     rows = [row for row in report["results"]
             if row.get("tensors", 1) == 1 and row.get("pipeline", "update") == "update"
-            and row.get("storage", PLAIN) == PLAIN and not row.get("hot", report.get("hot", False))]
+            and row.get("storage", PLAIN) == PLAIN]
     if not rows:
         raise Wrong("has no row of one float32 tensor")
     count = max(row["count"] for row in rows)

@@ -63,7 +63,7 @@ json made_up_row(const std::string& method, std::int64_t count, const Course& co
 
 json made_up(const Course& course, const std::vector<std::int64_t>& counts = {1 << 16, 1 << 20, 1 << 24}) {
   std::mt19937 random(course.seed);
-  json report{{"dtype", "f32"}, {"machine", {{"cpu", "a made-up CPU"}}}, {"results", json::array()}};
+  json report{{"dtype", "f32"}, {"hot", false}, {"machine", {{"cpu", "a made-up CPU"}}}, {"results", json::array()}};
   for (const char* method : {"momentum", "adam"}) {
     for (const std::int64_t count : counts) report["results"].push_back(made_up_row(method, count, course, random));
   }
@@ -331,13 +331,24 @@ TEST(BenchPage, takes_peers_from_the_report) {
   EXPECT_NE(page.find("1.75× ±2.0%"), std::string::npos);
 }
 
-TEST(BenchPage, keeps_hot_rows_out_of_the_picture_and_in_the_table) {
+TEST(BenchPage, keeps_hot_and_cold_rows_apart) {
   json report = made_up({});
   for (json& row : report["results"]) row["hot"] = row["method"] == "adam";
   const std::string page = tools::to_page(report);
-  EXPECT_EQ(count_of(page, "<circle class=\"rate\""), 3U);
+  expect_sound(page);
+  EXPECT_EQ(count_of(page, "role=\"img\""), 2U);
+  EXPECT_NE(page.find("its size, float32/float32/float32, 2 threads, hot: on one set of buffers</title>"),
+            std::string::npos);
+  EXPECT_EQ(count_of(page, "<circle class=\"rate\""), 6U);
   EXPECT_EQ(count_of(page, "<td>hot</td>"), 3U);
   EXPECT_EQ(count_of(page, "<td>cold</td>"), 3U);
+}
+
+// Before reports said so, runs on a CPU stayed on one set of buffers, and those on a GPU did not.
+TEST(BenchReport, reads_a_report_that_does_not_say_whether_it_is_hot_as_it_was_measured) {
+  for (const auto& [file, hot] : std::map<std::string, bool>{{kCpu, true}, {kGpu, false}}) {
+    for (const auto& row : tools::rows_of(tools::read_reports("--from", {file}))) EXPECT_EQ(row.what.hot, hot) << file;
+  }
 }
 
 TEST(BenchPage, escapes_whatever_a_report_says) {

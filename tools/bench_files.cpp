@@ -95,13 +95,16 @@ void BenchFiles::check_in_common(const std::vector<BenchCase>& planned) const {
   refuse_for_nothing_in_common(planned);
 }
 
-bool BenchFiles::finish(const nlohmann::json& report, const RunOptions& options) const {
+void BenchFiles::write(const nlohmann::json& report, const RunOptions& options) const {
   options.emit(report);
-  if (!html_.empty()) {
-    std::ofstream file(html_);
-    file << to_page(report) << std::flush;
-    if (!file) throw std::runtime_error(fmt::format("adamant: cannot write {}: {}", html_, std::strerror(errno)));
-  }
+  if (html_.empty()) return;
+  std::ofstream file(html_);
+  file << to_page(report) << std::flush;
+  if (!file) throw std::runtime_error(fmt::format("adamant: cannot write {}: {}", html_, std::strerror(errno)));
+}
+
+bool BenchFiles::finish(const nlohmann::json& report, const RunOptions& options) const {
+  write(report, options);
   if (against_.empty()) return true;
   const Comparison comparison = compare_reports(old_report_, report);
   if (comparison.changes.empty() && comparison.without_ceiling.empty()) {

@@ -27,7 +27,10 @@ class BenchFiles {
   // Threads and caches are not looked at, which are known only afterwards.
   void check_in_common(const std::vector<BenchCase>& planned) const;
 
-  // Writes the JSON and the page and prints the comparison, as asked for. Returns whether nothing became slower.
+  // Writes the JSON and the page, as asked for.
+  void write(const nlohmann::json& report, const RunOptions& options) const;
+
+  // Writes, and prints the comparison. Returns whether nothing became slower.
   bool finish(const nlohmann::json& report, const RunOptions& options) const;
 
  private:

@@ -393,17 +393,17 @@ std::string table_of_shapes(const std::vector<BenchRow>& rows) {
 // The largest tensor of each combination of types, where there are several.
 std::string table_of_storages(const std::vector<BenchRow>& rows, std::optional<double> pin_rate) {
   const auto kind = [](const BenchRow& row) {
-    return std::tuple(row.what.method, row.what.storage, row.what.pipeline);
+    return std::tuple(row.what.method, row.what.storage, row.what.pipeline, row.what.hot);
   };
   if (distinct<std::pair<std::string, std::string>>(rows, [](const BenchRow& row) {
         return std::pair(row.what.storage, row.what.pipeline);
       }).size() < 2) {
     return "";
   }
-  std::map<std::tuple<std::string, std::string, std::string>, const BenchRow*> largest;
+  std::map<std::tuple<std::string, std::string, std::string, bool>, const BenchRow*> largest;
   std::vector<const BenchRow*> order;
   for (const BenchRow& row : rows) {
-    if (row.what.tensors != 1 || row.what.hot) continue;
+    if (row.what.tensors != 1) continue;
     const BenchRow*& there = largest[kind(row)];
     if (there == nullptr ||
         std::pair(row.what.count, row.what.threads) > std::pair(there->what.count, there->what.threads)) {
@@ -411,16 +411,16 @@ std::string table_of_storages(const std::vector<BenchRow>& rows, std::optional<d
     }
   }
   Table table{.caption = "Types and pipelines, each at the largest size of one tensor that was measured",
-              .head = {"parameter/gradient/state[/beside]", "pipeline", "method", "parameters", "bytes each", "ms",
-                       "GB/s", "% of the ceiling", "% of the pin rate"},
-              .words = 3};
+              .head = {"parameter/gradient/state[/beside]", "pipeline", "method", "cache", "parameters", "bytes each",
+                       "ms", "GB/s", "% of the ceiling", "% of the pin rate"},
+              .words = 4};
   for (const BenchRow& row : rows) {
     const auto found = largest.find(kind(row));
     if (found == largest.end() || found->second != &row) continue;
-    table.rows.push_back({row.what.storage, row.what.pipeline, row.what.method, count_text(row.what.count),
-                          short_text(row.bytes_per_parameter), short_text(1e3 * row.update.median()),
-                          short_text(row.gigabytes_per_second()), percent_or_none(row.fraction_of_ceiling()),
-                          percent_or_none(of_pins(row, pin_rate))});
+    table.rows.push_back({row.what.storage, row.what.pipeline, row.what.method, row.what.hot ? "hot" : "cold",
+                          count_text(row.what.count), short_text(row.bytes_per_parameter),
+                          short_text(1e3 * row.update.median()), short_text(row.gigabytes_per_second()),
+                          percent_or_none(row.fraction_of_ceiling()), percent_or_none(of_pins(row, pin_rate))});
   }
   return "<h2>Types and pipelines</h2>\n" + table.html();
 }
@@ -450,7 +450,7 @@ std::string kind_words(const BenchCase& what) {
   std::string words = what.storage;
   if (what.pipeline != "update") words += ", " + what.pipeline;
   if (what.threads > 0) words += fmt::format(", {} thread{}", what.threads, what.threads == 1 ? "" : "s");
-  return words;
+  return words + (what.hot ? ", hot: on one set of buffers" : "");
 }
 
 // Where a kind was measured at one size only, there is nothing to draw: the tables have it.
@@ -458,7 +458,7 @@ std::string bandwidth_section(const std::vector<BenchRow>& rows, std::optional<d
   std::map<std::string, std::vector<const BenchRow*>> of_kind;
   std::vector<std::string> kinds;
   for (const BenchRow& row : rows) {
-    if (row.what.tensors != 1 || row.what.hot) continue;
+    if (row.what.tensors != 1) continue;
     auto& list = of_kind[kind_words(row.what)];
     if (list.empty()) kinds.push_back(kind_words(row.what));
     list.push_back(&row);

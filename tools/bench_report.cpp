@@ -125,7 +125,8 @@ BenchCase case_of(const Part& part, const json& report) {
   if (what.tensors == 1 || what.shape == fmt::format("{}x{}", what.tensors, what.count / what.tensors)) what.shape = "";
   const json* hot = part.find("hot");
   if (hot == nullptr) hot = whole(report).find("hot");
-  what.hot = hot != nullptr && *hot == true;
+  // Reports without it are of a time when a CPU's runs stayed on one set of buffers.
+  what.hot = hot != nullptr ? *hot == true : what.device == "cpu";
   return what;
 }
 
@@ -285,7 +286,7 @@ json read_reports(std::string_view option, const std::vector<std::string>& paths
       // What rows leave to their report goes with them.
       for (json& row : report["results"]) {
         row.emplace("storage", storage_of_type(report));
-        if (part.find("hot") != nullptr) row.emplace("hot", report["hot"]);
+        row.emplace("hot", part.find("hot") != nullptr ? report["hot"] : json(!is_of_gpu(report)));
       }
     } catch (const std::invalid_argument& error) {
       refuse(error.what());
