@@ -224,7 +224,8 @@ int main(int argc, char** argv) {
   adamant::bench::Store store;
   adamant::bench::register_all(store);
   const std::string filter = benchmark::GetBenchmarkFilter();
-  benchmark::RunSpecifiedBenchmarks(filter.empty() ? std::string(adamant::bench::kUsual) : filter);
+  const std::size_t matched =
+      benchmark::RunSpecifiedBenchmarks(filter.empty() ? std::string(adamant::bench::kUsual) : filter);
   benchmark::Shutdown();
-  return 0;
+  return matched > 0 ? 0 : 1;
 }

@@ -307,6 +307,8 @@ class Measurement::Implementation {
     return result;
   }
 
+  const std::vector<MovedArray>& arrays() { return rotation_.first().arrays; }
+
   Contender update() {
     return {"update", [this] { return sample([this] { step(); }, batch_); }, batch_};
   }
@@ -447,6 +449,7 @@ Measurement::Measurement(const Request& request) : implementation_(std::make_uni
 Measurement::~Measurement() = default;
 
 Throughput Measurement::facts() const { return implementation_->facts(); }
+const std::vector<MovedArray>& Measurement::arrays() const { return implementation_->arrays(); }
 Contender Measurement::update() const { return implementation_->update(); }
 
 Ceilings Measurement::choose_ceilings(const ProgressTo& progress, const StopAsked& stop) const {

@@ -29,6 +29,8 @@ class Measurement {
 
   // What is known before anything is timed.
   Throughput facts() const;
+  // Of the first set of buffers.
+  const std::vector<MovedArray>& arrays() const;
 
   Contender update() const;
   // No finalists where it was asked to stop.
