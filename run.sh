@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 bench=()
 case "${1:-}" in
   "") ;;
-  --quick) bench=(--sizes 65536,1048576 --repetitions 5) ;;
+  --quick) bench=(--quick) ;;
   *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 if [ $# -gt 1 ]; then sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
