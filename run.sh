@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 bench=()
 case "${1:-}" in
   "") ;;
-  --quick) bench=(--sizes 65536,1048576 --repetitions 5) ;;
+  --quick) bench=(--quick) ;;
   *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 if [ $# -gt 1 ]; then sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
@@ -42,7 +42,7 @@ machine() {
 }
 
 # A part that fails leaves no older one to be taken for it.
-rm -f "$failed" report/{machine,info,descend,bench,compare,replay,digits,report}.{txt,svg,csv,json,safetensors} report/index.html
+rm -f "$failed" report/{machine,info,descend,bench,compare,replay,digits,report}.{txt,svg,csv,json,html,safetensors} report/index.html
 {
   echo
   show machine machine
@@ -54,7 +54,7 @@ rm -f "$failed" report/{machine,info,descend,bench,compare,replay,digits,report}
   show descend "$adamant" descend --out report --json-file report/descend.json
   echo
   echo "== 3. Throughput"
-  show bench "$adamant" bench "${bench[@]}" --json-file report/bench.json
+  show bench "$adamant" bench "${bench[@]}" --json-file report/bench.json --html report/bench.html
   echo
   echo "== 4. The same bits on every device and instruction set, and each step against the textbook reference"
   show compare "$adamant" compare --json-file report/compare.json
@@ -67,14 +67,11 @@ rm -f "$failed" report/{machine,info,descend,bench,compare,replay,digits,report}
   show digits build/release/examples/digits/digits --out report
 } | tee report/report.txt
 
-if command -v gnuplot > /dev/null; then
-  gnuplot -c examples/digits/curves.gp report
-  gnuplot -c bench/throughput.gp report
-fi
+if command -v gnuplot > /dev/null; then gnuplot -c examples/digits/curves.gp report; fi
 scripts/report.sh report
 echo
 echo "Everything is in report/index.html, one page that needs no network. Beside it: report.txt (the text above), descend.csv,"
-echo "digits.csv, replay.safetensors (where the replayed run ended), and the pictures and JSON by themselves."
+echo "digits.csv, bench.html (all of the throughput), replay.safetensors (where the replayed run ended), and the pictures and JSON."
 if [ -e "$failed" ]; then
   echo "These parts failed: $(tr '\n' ' ' < "$failed")"
   exit 1

@@ -2,13 +2,15 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
+#include <cstdio>
 #include <fstream>
 #include <memory>
 #include <regex>
 #include <string>
 #include <type_traits>
 
-#include "bench/gpu_throughput.hpp"
+#include "bench/gpu_bed.hpp"
 #include "bench/values.hpp"
 #include "kernels/cuda_error.hpp"
 #include "kernels/narrow.hpp"
@@ -136,6 +138,10 @@ GpuFacts gpu_facts(int index) {
 
   GpuFacts facts;
   facts.name = properties.name;
+  std::array<char, 32> pci_bus{};
+  std::snprintf(pci_bus.data(), pci_bus.size(), "%08X:%02X:%02X.0", properties.pciDomainID, properties.pciBusID,
+                properties.pciDeviceID);
+  facts.pci_bus = pci_bus.data();
   facts.compute_capability = std::to_string(properties.major) + "." + std::to_string(properties.minor);
   facts.multiprocessors = properties.multiProcessorCount;
   facts.memory_bytes = static_cast<std::int64_t>(properties.totalGlobalMem);
@@ -150,6 +156,8 @@ GpuFacts gpu_facts(int index) {
   const double bits = attribute(cudaDevAttrGlobalMemoryBusWidth, index);
   constexpr double kTransfersPerClock = 2;
   facts.pin_rate = kTransfersPerClock * kilohertz * 1e3 * bits / 8 * 1e-9;
+  facts.most_clock_megahertz = 1e-3 * attribute(cudaDevAttrClockRate, index);
+  facts.most_memory_clock_megahertz = 1e-3 * kilohertz;
   return facts;
 }
 

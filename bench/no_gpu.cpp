@@ -1,6 +1,6 @@
 // Stands in for the measurement on CUDA devices in a build without CUDA, and says so.
 #include "adamant/error.hpp"
-#include "bench/gpu_throughput.hpp"
+#include "bench/gpu_bed.hpp"
 
 namespace adamant::bench {
 namespace {
@@ -11,8 +11,6 @@ namespace {
 
 GpuFacts gpu_facts(int /*index*/) { refuse(); }
 
-std::int64_t bytes_needed_on_gpu(const Request& /*request*/) { refuse(); }
-
-Throughput measure_on_gpu(const Request& /*request*/, const ProgressTo& /*progress*/) { refuse(); }
+std::unique_ptr<Bed> make_gpu_bed(int /*index*/) { refuse(); }
 
 }  // namespace adamant::bench

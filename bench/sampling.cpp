@@ -51,28 +51,41 @@ int repetitions_for(double sample_seconds, double budget) {
   return static_cast<int>(std::clamp<double>(most, kFewestRepetitions, std::numeric_limits<int>::max()));
 }
 
-std::vector<Contender> finalists(std::vector<Contender> all, const ProgressTo& progress, int* looks) {
+std::vector<Contender> finalists(std::vector<Contender> all, const ProgressTo& progress, const StopAsked& stop,
+                                 int* looks) {
   const auto start = std::chrono::steady_clock::now();
-  interleave(all, 1, [&](double done) { progress(0.5 * done); });
+  const int first = interleave(
+      all, 1, [&](double done) { progress(0.5 * done); }, stop);
+  if (first == 0) return {};
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
   std::sort(all.begin(), all.end(), is_faster);
   if (all.size() > kFinalists) all.resize(std::max(kFinalists, (all.size() + 1) / 2));
   const int more = taken.count() < kVeryLong ? kLooks - 1 : 0;
-  interleave(all, more, [&](double done) { progress(0.5 + 0.5 * done); });
+  if (interleave(
+          all, more, [&](double done) { progress(0.5 + 0.5 * done); }, stop) < more)
+    return {};
   std::sort(all.begin(), all.end(), is_faster);
   if (all.size() > kFinalists) all.resize(kFinalists);
   for (Contender& contender : all) contender.times = {};
-  if (looks != nullptr) *looks = 1 + more;
+  if (looks != nullptr) *looks = first + more;
   return all;
 }
 
-void interleave(std::vector<Contender>& contenders, int repetitions, const ProgressTo& progress) {
+int interleave(std::vector<Contender>& contenders, int repetitions, const ProgressTo& progress, const StopAsked& stop) {
   for (int repetition = 0; repetition < repetitions; ++repetition) {
-    for (Contender& contender : contenders) {
-      if (repetition < contender.most_repetitions) contender.times.seconds.push_back(contender.sample());
+    for (auto contender = contenders.begin(); contender != contenders.end(); ++contender) {
+      if (repetition >= contender->most_repetitions) continue;
+      if (stop()) {
+        for (auto begun = contenders.begin(); begun != contender; ++begun) {
+          if (repetition < begun->most_repetitions) begun->times.seconds.pop_back();
+        }
+        return repetition;
+      }
+      contender->times.seconds.push_back(contender->sample());
     }
     progress((repetition + 1.0) / repetitions);
   }
+  return repetitions;
 }
 
 const Contender& fastest(std::span<const Contender> contenders) {

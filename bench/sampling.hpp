@@ -25,11 +25,13 @@ double ratio(const Times& left, const Times& right);
 struct Contender {
   std::string name;
   std::function<double()> sample;  // mean seconds of one run, over a batch that is long enough for the clock
+  int runs = 1;                    // of that batch
   Times times = {};
   int most_repetitions = std::numeric_limits<int>::max();  // of interleave(): for one that takes long
 };
 
 using ProgressTo = std::function<void(double)>;  // is told a fraction from 0 to 1
+using StopAsked = std::function<bool()>;         // whether to take no further sample; asked before each
 
 // Of two that were measured in the same repetitions and run one after the other: the time of both.
 Times sum(const Times& left, const Times& right);
@@ -42,13 +44,16 @@ int batch_for(double once, double shortest);
 inline constexpr int kFewestRepetitions = 3;
 int repetitions_for(double sample_seconds, double budget);
 
-// Looks at each several times and returns the fastest few, their times forgotten. One look would not do: on a shared
-// machine a lucky one keeps out what is really the fastest. The slower half gets only one all the same, and so do all
-// where that took very long. `looks`, where it is given, becomes how many the fastest had.
-std::vector<Contender> finalists(std::vector<Contender> all, const ProgressTo& progress, int* looks = nullptr);
+// Looks at each several times and returns the fastest few, the fastest first, their times forgotten. One look would not
+// do: on a shared machine a lucky one keeps out what is really the fastest. The slower half gets only one all the same,
+// and so do all where that took very long. `looks`, where it is given, becomes how many the fastest had. None where it
+// was asked to stop.
+std::vector<Contender> finalists(std::vector<Contender> all, const ProgressTo& progress, const StopAsked& stop,
+                                 int* looks = nullptr);
 
-// Where a contender has fewer repetitions than others, they are the first of theirs.
-void interleave(std::vector<Contender>& contenders, int repetitions, const ProgressTo& progress);
+// Where a contender has fewer repetitions than others, they are the first of theirs. Returns how many repetitions were
+// whole; of one that was asked to stop nothing is kept.
+int interleave(std::vector<Contender>& contenders, int repetitions, const ProgressTo& progress, const StopAsked& stop);
 
 // The one with the smallest median.
 const Contender& fastest(std::span<const Contender> contenders);

@@ -1,8 +1,9 @@
-// Measures the throughput of updates, of their ceilings and, on a CUDA device, of what a user would write without this
-// library, interleaved in one run on the same buffers.
+// Measures the throughput of updates, of their ceilings, of a copy and, on a CUDA device, of what a user would write
+// without this library, interleaved in one run on the same buffers.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "adamant/adamant.hpp"
 #include "bench/moved.hpp"
 #include "bench/sampling.hpp"
+#include "bench/shapes.hpp"
 
 namespace adamant::bench {
 
@@ -20,11 +22,11 @@ struct Request {
   Method method;
   host::StorageTypes storage = kPlainFloat32;
   Pipeline pipeline = Pipeline::update;
-  std::int64_t count = 0;    // parameters of each tensor
-  std::int64_t tensors = 1;  // more than one: only on a CUDA device
+  Shape shape;
   int repetitions = 15;
   Device device = Device::cpu();
-  Tuning tuning;
+  Tuning tuning = {};
+  bool hot = false;           // one set of buffers, which stays in the cache where it is small enough
   bool only_ceiling = false;  // nothing but the step and its ceiling
 };
 
@@ -41,24 +43,25 @@ struct Throughput {
   int streams_read = 0;
   int streams_written = 0;
   std::int64_t bytes_per_parameter = 0;
-  MovedBytes moved{};  // of which these are read and written
+  MovedBytes moved{};   // of which these are read and written
+  int buffer_sets = 1;  // steps went round so many sets of buffers, of this many bytes together
+  std::int64_t rotated_bytes = 0;
+  int threads = 0;  // of the CPU, as `simd`
+  SimdLevel simd{};
+
   Times update;
   Times ceiling;                // of the best variant
   std::string ceiling_variant;  // its name
   int ceiling_looks = 0;        // that the finalists were chosen by
-  int threads = 0;              // of the CPU, as `simd`
-  SimdLevel simd{};
+  std::int64_t copy_element_bytes = 0;
+  Times copy;        // of count elements
+  Times one_tensor;  // one tensor of as many parameters; where there are several
 
   // What follows is measured on CUDA devices only.
-  std::int64_t copy_element_bytes = 0;
-  Times copy;        // cudaMemcpyAsync() from device to device of count elements
-  Times graph;       // the update as a CUDA graph
-  Times one_tensor;  // one tensor of as many parameters; where there are several
-  Times host;        // the CPU's part of step(); where the whole takes no longer than that can be repeated
+  Times graph;  // the update as a CUDA graph
+  Times host;   // the CPU's part of step(); where the whole takes no longer than that can be repeated
   std::vector<BaselineTimes> baselines;
   std::string no_baselines;  // why there are none
-  int buffer_sets = 1;       // steps went round so many sets of buffers, of this many bytes together
-  std::int64_t rotated_bytes = 0;
 
   double bytes() const { return static_cast<double>(count) * static_cast<double>(bytes_per_parameter); }
   double update_gigabytes_per_second() const { return bytes() / update.median() * 1e-9; }
@@ -67,17 +70,13 @@ struct Throughput {
   double fraction_of_ceiling() const { return ratio(ceiling, update); }
 };
 
-// What every device's measurement does with its ceilings and its bytes. The norm's are empty where none is taken; the
-// time of both passes is the ceiling where one is.
-void set_ceiling(Throughput& result, std::span<const Contender> of_update, std::span<const Contender> of_norm);
-void count_bytes(Throughput& result, const Request& request, std::span<const MovedArray> arrays);
-
 // The norm that gradients are clipped to: some are larger, so that the factor is not 1.
 inline constexpr double kClipNorm = 1.0;
 
 // Bytes of the device's memory that a request needs.
 std::int64_t bytes_needed(const Request& request);
 
-Throughput measure(const Request& request, const ProgressTo& progress);
+// None where it was asked to stop before every contender had a first sample; fewer repetitions where that was later.
+std::optional<Throughput> measure(const Request& request, const ProgressTo& progress, const StopAsked& stop);
 
 }  // namespace adamant::bench

@@ -55,4 +55,7 @@ class DeviceArray {
   std::int64_t count_;
 };
 
+// The bytes of the host's memory that can be had without swapping.
+std::int64_t memory_available();
+
 }  // namespace adamant::host

@@ -16,12 +16,18 @@ picture() {  # NAME
   echo "</figure>"
 }
 
+# The pictures of a page that the program wrote, which take their colours from the text around them.
+pictures_of() {  # NAME
+  [ ! -s "$1.html" ] || sed -n '/<figure/,/<\/figure>/p' "$1.html"
+}
+
 section() {  # HEADING NAME [PICTURE]: nothing where there is no NAME.txt
   [ -s "$2.txt" ] || return 0
   echo "<section id=\"$2\"><h2>$1</h2>"
   [ -z "${3:-}" ] || picture "$3"
+  pictures_of "$2"
   echo "<pre>$(escaped "$2.txt")</pre>"
-  links "$2".{csv,json,safetensors}
+  links "$2".{html,csv,json,safetensors}
   echo "</section>"
 }
 
@@ -55,6 +61,7 @@ pre { background: var(--faint); border: 1px solid var(--edge); border-radius: 6p
   font: 13px/1.45 ui-monospace, "DejaVu Sans Mono", monospace; }
 figure { margin: 0 0 1rem; padding: .5rem; background: #ffffff; border: 1px solid var(--edge); border-radius: 6px;
   overflow-x: auto; }
+figure.bench { background: var(--ground); }
 figure svg { display: block; margin: 0 auto; max-width: 100%; height: auto; }
 a { color: var(--link); margin-left: .5em; }
 </style>
@@ -65,7 +72,7 @@ HTML
   [ ! -s machine.txt ] || echo "<pre>$(escaped machine.txt)</pre>"
   section "This program and this machine" info
   section "Six ways down a valley" descend descend
-  section "Throughput" bench bench
+  section "Throughput" bench
   section "The same bits on every device and instruction set, and each step against the textbook reference" compare
   section "A real trace, recorded with PyTorch, whose own float32 run is the yardstick" replay
   section "Training on 1,797 handwritten digits, on the CPU" digits digits

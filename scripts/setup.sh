@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(g++ cmake ninja-build make pkgconf libgtest-dev librapidcheck-dev libcli11-dev libfmt-dev nlohmann-json3-dev
-  libxxhash-dev gnuplot-nox python3 python3-numpy "$@")
+  libxxhash-dev libbenchmark-dev gnuplot-nox python3 python3-numpy "$@")
 
 if ! command -v dpkg-query > /dev/null; then
   missing=()

@@ -4,24 +4,37 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
+#include <regex>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bench/baseline_check.hpp"
+#include "bench/bed.hpp"
 #include "bench/cpu_ceiling.hpp"
+#include "bench/machine.hpp"
+#include "bench/measurement.hpp"
 #include "bench/moved.hpp"
 #include "bench/sampling.hpp"
+#include "bench/shapes.hpp"
 #include "inputs.hpp"
+#include "kernels/narrow.hpp"
 #include "program.hpp"
 
 namespace adamant::test {
 namespace {
 
 using bench::Window;
+
+const bench::ProgressTo kQuiet = [](double) {};
+const bench::StopAsked kNever = [] { return false; };
 
 TEST(Sampling, compares_runs_of_the_same_repetition) {
   // A machine that becomes ten times as slow: of the medians one falls before that and one after.
@@ -41,13 +54,13 @@ TEST(Sampling, keeps_the_fastest_few_and_forgets_how_they_were_chosen) {
     const double seconds = 1.0 + (i * 4) % 9;
     all.push_back({std::to_string(static_cast<int>(seconds)), [seconds] { return seconds; }});
   }
-  std::vector<bench::Contender> best = bench::finalists(all, [](double) {});
+  std::vector<bench::Contender> best = bench::finalists(all, kQuiet, kNever);
   ASSERT_EQ(best.size(), 5U);
   for (std::size_t i = 0; i < best.size(); ++i) {
     EXPECT_EQ(best[i].name, std::to_string(i + 1));
     EXPECT_TRUE(best[i].times.seconds.empty());
   }
-  bench::interleave(best, 3, [](double) {});
+  EXPECT_EQ(bench::interleave(best, 3, kQuiet, kNever), 3);
   EXPECT_EQ(best[4].times.seconds.size(), 3U);
   EXPECT_EQ(bench::fastest(best).name, "1");
 }
@@ -62,8 +75,7 @@ TEST(Sampling, looks_less_often_at_the_slower_half) {
                    }});
   }
   int most = 0;
-  bench::finalists(
-      all, [](double) {}, &most);
+  bench::finalists(all, kQuiet, kNever, &most);
   EXPECT_EQ(most, 3);
   for (int i = 0; i < 12; ++i) EXPECT_EQ(looks[static_cast<std::size_t>(i)], i < 6 ? 3 : 1) << i;
 }
@@ -72,11 +84,30 @@ TEST(Sampling, gives_what_takes_long_fewer_repetitions_but_at_least_three) {
   EXPECT_EQ(bench::repetitions_for(0.25, 0.5), 3);
   EXPECT_EQ(bench::repetitions_for(0.05, 0.5), 10);
   EXPECT_GE(bench::repetitions_for(0, 0.5), 1000000);
-  std::vector<bench::Contender> two{{"long", [] { return 2.0; }, {}, 3}, {"short", [] { return 1.0; }}};
-  bench::interleave(two, 5, [](double) {});
+  std::vector<bench::Contender> two{{"long", [] { return 2.0; }, 1, {}, 3}, {"short", [] { return 1.0; }}};
+  EXPECT_EQ(bench::interleave(two, 5, kQuiet, kNever), 5);
   EXPECT_EQ(two[0].times.seconds.size(), 3U);
   EXPECT_EQ(two[1].times.seconds.size(), 5U);
   EXPECT_EQ(bench::ratio(two[0].times, two[1].times), 2);
+}
+
+TEST(Sampling, that_is_asked_to_stop_keeps_whole_repetitions_only) {
+  int samples = 0;
+  const auto sample = [&samples] { return 1.0 + samples++; };
+  const bench::StopAsked after_five = [&samples] { return samples >= 5; };
+  std::vector<bench::Contender> three{{"short", sample, 1, {}, 1}, {"a", sample}, {"b", sample}};
+  EXPECT_EQ(bench::interleave(three, 9, kQuiet, after_five), 2);
+  EXPECT_EQ(samples, 5);
+  EXPECT_EQ(three[0].times.seconds, (std::vector<double>{1}));
+  EXPECT_EQ(three[1].times.seconds, (std::vector<double>{2, 4}));
+  EXPECT_EQ(three[2].times.seconds, (std::vector<double>{3, 5}));
+  samples = 0;
+  const bench::StopAsked after_four = [&samples] { return samples >= 4; };
+  for (bench::Contender& contender : three) contender.times = {};
+  EXPECT_EQ(bench::interleave(three, 9, kQuiet, after_four), 1);  // "b" has not had its second
+  EXPECT_EQ(three[1].times.seconds, (std::vector<double>{2}));
+  EXPECT_EQ(three[2].times.seconds, (std::vector<double>{3}));
+  EXPECT_TRUE(bench::finalists(three, kQuiet, after_four).empty());
 }
 
 TEST(Sampling, adds_up_what_ran_one_after_the_other) {
@@ -247,13 +278,117 @@ TEST(Baselines, that_compute_something_else_are_found) {
   EXPECT_NE(bench::disagreement(make_method("adamw"), run.before, run.after), "") << "a decay that was left out";
 }
 
-TEST(Bench, refuses_shapes_and_pipelines_that_are_none_and_shapes_on_the_cpu) {
+// --- Shapes, the machine, and what is prepared
+
+TEST(Shapes, of_networks_have_the_published_numbers_of_parameters) {
+  std::map<std::string, std::pair<std::int64_t, std::int64_t>> totals;
+  for (const bench::Shape& network : bench::networks()) totals[network.name] = {network.tensors(), network.total()};
+  const std::map<std::string, std::pair<std::int64_t, std::int64_t>> published{
+      {"gpt2-124m", {148, 124439808}}, {"gpt2-1.5b", {580, 1557611200}}, {"resnet-50", {161, 25557032}}};
+  EXPECT_EQ(totals, published);
+  for (const auto& [name, counts] : published) EXPECT_EQ(bench::shape_from(name).value().total(), counts.second);
+  EXPECT_EQ(bench::shape_from("3x70").value().counts, (std::vector<std::int64_t>{70, 70, 70}));
+}
+
+void write_file(const std::filesystem::path& path, const std::string& text) {
+  std::filesystem::create_directories(path.parent_path());
+  std::ofstream(path) << text << '\n';
+}
+
+TEST(Machine, counts_every_cache_once_and_only_those_of_data_behind_the_first_level) {
+  const Folder folder;
+  struct Cache {
+    const char* type;
+    const char* level;
+    const char* size;
+  };
+  const std::vector<Cache> all{
+      {"Data", "1", "32K"}, {"Instruction", "1", "32K"}, {"Unified", "2", "512K"}, {"Unified", "3", "16M"}};
+  for (int cpu = 0; cpu < 4; ++cpu) {
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const auto at = folder.path() / ("cpu" + std::to_string(cpu)) / "cache" / ("index" + std::to_string(i));
+      write_file(at / "type", all[i].type);
+      write_file(at / "level", all[i].level);
+      write_file(at / "size", all[i].size);
+      // Two share a third level.
+      write_file(at / "shared_cpu_list", i < 3 ? std::to_string(cpu) : cpu < 2 ? "0-1" : "2-3");
+    }
+  }
+  write_file(folder.path() / "cpufreq" / "cache" / "index0" / "size", "1G");  // no CPU
+  EXPECT_EQ(bench::cpu_cache_bytes(folder.path()), 4 * (512 << 10) + 2 * (16 << 20));
+  EXPECT_EQ(bench::cpu_cache_bytes(folder.path() / "nothing"), 0);
+  EXPECT_GT(bench::assumed_cpu_cache_bytes(), 0);
+}
+
+bench::Request request_of(const std::string& method, std::int64_t count) {
+  return {.method = make_method(method), .shape = bench::one_tensor(count)};
+}
+
+TEST(Prepared, buffers_outgrow_the_caches_unless_they_are_to_be_hot) {
+  bench::Request request = request_of("momentum", 100000);
+  const bench::Throughput cold = bench::Measurement(request).facts();
+  EXPECT_GE(cold.rotated_bytes, 3 * bench::cache_bytes(Device::cpu()));
+  EXPECT_EQ(cold.rotated_bytes, cold.buffer_sets * 100000 * 12);
+  request.hot = true;
+  EXPECT_EQ(bench::Measurement(request).facts().buffer_sets, 1);
+}
+
+TEST(Prepared, every_run_goes_on_to_another_set_of_buffers) {
+  bench::Request request = request_of("gradient_descent", 1 << 20);
+  request.hot = true;
+  const bench::Measurement hot(request);
+  request.hot = false;
+  const bench::Measurement cold(request);
+  // What a sample of so many steps does to the first set.
+  const auto moved = [](const bench::Measurement& measurement) {
+    const auto* const parameter = reinterpret_cast<const float*>(measurement.arrays()[1].data);
+    const float before = *parameter;
+    const bench::Contender update = measurement.update();
+    update.sample();
+    return std::abs(*parameter - before) / static_cast<float>(update.runs);
+  };
+  EXPECT_LT(moved(cold), 0.9F * moved(hot));
+}
+
+double element(const bench::MovedArray& array, DataType type, std::size_t i) {
+  const auto as = [&](auto like) { return kernels::widened<double>(reinterpret_cast<decltype(like)*>(array.data)[i]); };
+  switch (type) {
+    case DataType::float64: return as(double{});
+    case DataType::bfloat16: return as(bfloat16{});
+    case DataType::float16: return as(float16{});
+    default: return as(float{});
+  }
+}
+
+TEST(Prepared, gradients_and_states_are_neither_zero_nor_subnormal) {
+  for (const std::string& method : method_names()) {
+    for (const host::StorageTypes& storage : host::storages()) {
+      bench::Request request = request_of(method, 1000);
+      request.storage = storage;
+      request.hot = true;
+      const bench::Measurement measurement(request);
+      for (const bench::MovedArray& array : measurement.arrays()) {
+        if (array.what != What::gradient && array.what != What::state) continue;
+        const DataType type = array.what == What::state ? storage.state : storage.gradient;
+        const double least = type == DataType::float16 ? 0x1p-14 : double{std::numeric_limits<float>::min()};
+        for (std::size_t i = 0; i < 1000; ++i) {
+          const double value = element(array, type, i);
+          ASSERT_TRUE(std::abs(value) >= least && std::abs(value) < 1e3)
+              << method << ' ' << host::short_name(storage) << ": " << value;
+        }
+      }
+    }
+  }
+}
+
+TEST(Bench, refuses_shapes_and_pipelines_that_are_none) {
   for (const std::string shape :
-       {"", "x", "2x", "x2", "1x5", "0x5", "2x0", "-2x5", "2x5x2", "2X5", "1000001x1", "2x1000000000000"}) {
-    const std::vector<std::string> words{ADAMANT_PROGRAM, "bench", "--device", "cuda", "--shapes", shape};
+       {"", "x", "2x", "x2", "1x5", "0x5", "2x0", "-2x5", "2x5x2", "2X5", "1000001x1", "2x1000000000000", "gpt3"}) {
+    const std::vector<std::string> words{ADAMANT_PROGRAM, "bench", "--device", "cpu", "--shapes", shape};
     const Outcome outcome = run_program(words);
     EXPECT_EQ(outcome.exit_code, 2) << to_text(words, outcome);
     EXPECT_NE(outcome.err.find("--shapes"), std::string::npos) << to_text(words, outcome);
+    EXPECT_NE(outcome.err.find("gpt2-124m, gpt2-1.5b, resnet-50"), std::string::npos) << to_text(words, outcome);
   }
   for (const std::string pipeline : {"", "norm", "update,nope"}) {
     const std::vector<std::string> words{ADAMANT_PROGRAM, "bench", "--pipeline", pipeline};
@@ -261,10 +396,91 @@ TEST(Bench, refuses_shapes_and_pipelines_that_are_none_and_shapes_on_the_cpu) {
     EXPECT_EQ(outcome.exit_code, 2) << to_text(words, outcome);
     EXPECT_NE(outcome.err.find("none of update, clip and copy"), std::string::npos) << to_text(words, outcome);
   }
-  const std::vector<std::string> words{ADAMANT_PROGRAM, "bench", "--device", "cpu", "--shapes", "2x5"};
+}
+
+void collect_keys(const nlohmann::json& json, std::set<std::string>& keys) {
+  for (const auto& [key, value] : json.items()) {
+    if (json.is_object()) keys.insert(key);
+    if (value.is_structured()) collect_keys(value, keys);
+  }
+}
+
+TEST(Bench, has_every_field_of_its_json_on_its_page) {
+  const std::vector<std::string> words{
+      ADAMANT_PROGRAM,    "bench",    "--device", "cpu",           "--method", "adam",  "--sizes",
+      "1000000000000,16", "--shapes", "2x8",      "--repetitions", "1",        "--json"};
   const Outcome outcome = run_program(words);
-  EXPECT_EQ(outcome.exit_code, 2) << to_text(words, outcome);
-  EXPECT_NE(outcome.err.find("--device cuda"), std::string::npos) << to_text(words, outcome);
+  ASSERT_EQ(outcome.exit_code, 0) << to_text(words, outcome);
+  std::set<std::string> keys;
+  collect_keys(nlohmann::json::parse(outcome.out), keys);
+  EXPECT_GT(keys.size(), 40U);
+  const std::string page = contents(std::filesystem::path(ADAMANT_SOURCE_DIR) / "docs" / "benchmark.md");
+  const std::string fields = page.substr(page.find("## JSON"));
+  for (const std::string& key : keys) EXPECT_NE(fields.find("`" + key + "`"), std::string::npos) << key;
+}
+
+TEST(Bench, has_every_option_on_its_page) {
+  const Outcome outcome = run_program({ADAMANT_PROGRAM, "bench", "--help"});
+  const std::string page = contents(std::filesystem::path(ADAMANT_SOURCE_DIR) / "docs" / "benchmark.md");
+  const std::regex pattern("\n  (?:-., ?)?(--[a-z-]+)");
+  std::size_t count = 0;
+  for (std::sregex_iterator it(outcome.out.begin(), outcome.out.end(), pattern), end; it != end; ++it, ++count) {
+    const std::string option = (*it)[1].str();
+    EXPECT_TRUE(option == "--help" || page.find("| `" + option) != std::string::npos) << option;
+  }
+  EXPECT_GE(count, 15U);
+}
+
+// --- The same as Google Benchmark's own program
+
+TEST(GoogleBenchmark, runs_what_its_filter_names_and_pairs_it_with_the_ceiling) {
+  const std::string name = "gradient_descent/1024/update/float32-float32-float32/cpu:hot/";
+  const std::vector<std::string> words{"/usr/bin/env",
+                                       "OMP_NUM_THREADS=1",
+                                       ADAMANT_BENCHMARK,
+                                       "--benchmark_filter=^" + name,
+                                       "--benchmark_min_time=0.001",
+                                       "--benchmark_format=json"};
+  const Outcome outcome = run_program(words);
+  ASSERT_EQ(outcome.exit_code, 0) << to_text(words, outcome);
+  const auto report = nlohmann::json::parse(outcome.out);
+  EXPECT_TRUE(report.at("context").contains("cpu_cache_bytes"));
+  std::map<std::string, nlohmann::json> runs;
+  for (const auto& run : report.at("benchmarks")) runs[run.at("name").get<std::string>()] = run;
+  ASSERT_EQ(runs.size(), 3U) << outcome.out;
+  for (const std::string what : {"step", "ceiling", "copy"}) {
+    const auto& run = runs.at(name + what + "/manual_time");
+    EXPECT_GT(run.at("real_time").get<double>(), 0) << run;
+    EXPECT_GT(run.at("bytes_per_second").get<double>(), 0) << run;
+    EXPECT_GE(run.at("iterations").get<double>(), 1) << run;
+    EXPECT_EQ(run.contains("percent_of_ceiling"), what == "step") << run;
+  }
+  EXPECT_GT(runs.at(name + "step/manual_time").at("percent_of_ceiling").get<double>(), 0);
+}
+
+TEST(GoogleBenchmark, has_every_method_shape_and_storage_and_refuses_what_it_does_not_know) {
+  const std::vector<std::string> words{ADAMANT_BENCHMARK, "--benchmark_filter=cpu/step", "--benchmark_list_tests"};
+  const Outcome outcome = run_program(words);
+  ASSERT_EQ(outcome.exit_code, 0) << to_text(words, outcome);
+  for (const std::string& method : method_names()) {
+    EXPECT_NE(outcome.out.find("\n" + method + "/"), std::string::npos) << method;
+  }
+  for (const char* part : {"/resnet-50/", "/10000x64/", "/clip/", "/copy/", "/bfloat16-bfloat16-float32-remainder/"}) {
+    EXPECT_NE(outcome.out.find(part), std::string::npos) << part;
+  }
+  const Outcome usual = run_program({ADAMANT_BENCHMARK, "--benchmark_list_tests"});
+  EXPECT_GE(std::count(usual.out.begin(), usual.out.end(), '\n'), 6 * static_cast<int>(method_names().size()));
+  EXPECT_NE(run_program({ADAMANT_BENCHMARK, "--benchmark_filter=nonsense"}).exit_code, 0);
+  EXPECT_NE(run_program({ADAMANT_BENCHMARK, "--nonsense"}).exit_code, 0);
+}
+
+TEST(GoogleBenchmark, says_what_there_is_no_memory_for) {
+  const Outcome outcome = run_program(
+      {ADAMANT_BENCHMARK, "--benchmark_format=json", "--benchmark_filter=^adam/gpt2-1.5b/update/float64-.*/cpu/step/"});
+  EXPECT_EQ(outcome.exit_code, 0);
+  const auto run = nlohmann::json::parse(outcome.out).at("benchmarks").at(0);
+  if (!run.contains("error_message")) GTEST_SKIP() << "there is memory for it";
+  EXPECT_NE(run.at("error_message").get<std::string>().find("bytes, and"), std::string::npos) << run;
 }
 
 }  // namespace

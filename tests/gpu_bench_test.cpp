@@ -12,9 +12,9 @@
 
 #include "bench/baseline_check.hpp"
 #include "bench/gpu_baselines.hpp"
+#include "bench/gpu_bed.hpp"
 #include "bench/gpu_ceiling.hpp"
 #include "bench/gpu_device.hpp"
-#include "bench/gpu_throughput.hpp"
 #include "device.hpp"
 #include "host/device_memory.hpp"
 #include "inputs.hpp"

@@ -8,11 +8,13 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "folder.hpp"
@@ -38,7 +40,19 @@ inline std::string to_text(const std::vector<std::string>& words, const Outcome&
 struct RunLimits {
   unsigned seconds = 60;
   std::string standard_output{};  // a file to send it to instead of keeping it
+  std::string interrupt_at{};     // Ctrl-C, once this has been printed
 };
+
+// Waits for a program. Sends it an interrupt once the file has the text.
+inline bool wait_for(pid_t child, int* status, const std::string& file, const std::string& interrupt_at) {
+  for (bool sent = interrupt_at.empty(); !sent;) {
+    const pid_t ended = ::waitpid(child, status, WNOHANG);
+    if (ended != 0) return ended == child;
+    sent = contents(file).find(interrupt_at) != std::string::npos && ::kill(child, SIGINT) == 0;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return ::waitpid(child, status, 0) == child;
+}
 
 // Runs the program words[0] with the other words.
 inline Outcome run_program(const std::vector<std::string>& words, const RunLimits& limits = {}) {
@@ -62,13 +76,14 @@ inline Outcome run_program(const std::vector<std::string>& words, const RunLimit
     ::dup2(err_file, STDERR_FILENO);
     const rlimit no_core{0, 0};
     ::setrlimit(RLIMIT_CORE, &no_core);
-    ::alarm(limits.seconds);  // goes on through exec
+    ::alarm(limits.seconds);  // goes on through exec, as ignoring a signal does
+    ::signal(SIGINT, SIG_DFL);
     ::execv(arguments[0], arguments.data());
     ::_exit(127);
   }
   Outcome outcome;
   int status = 0;
-  if (child < 0 || ::waitpid(child, &status, 0) != child) {
+  if (child < 0 || !wait_for(child, &status, out, limits.interrupt_at)) {
     ADD_FAILURE() << "cannot run " << words[0];
     return outcome;
   }

@@ -237,9 +237,16 @@ expect_page() {  # WHAT PATTERN COUNT: lines of the page that have it
   expect_equal "report.sh: $1" "$(grep -c -- "$2" "$folder/report/index.html" || true)" "$3"
 }
 printf 'a <b> & "c"\n' > "$folder/report/machine.txt"
-echo 'method <x>' | tee "$folder/report/bench.txt" > "$folder/report/digits.txt"
+echo 'method <x>' > "$folder/report/bench.txt"
 echo '{}' > "$folder/report/bench.json"
-for name in bench digits; do
+cat > "$folder/report/bench.html" << 'HTML'
+<html><body><p>not taken over</p>
+<figure class="bench"><svg xmlns="http://www.w3.org/2000/svg" aria-labelledby="bench-rate-1-title">
+<title id="bench-rate-1-title">Bandwidth</title></svg></figure>
+<p>nor this</p></body></html>
+HTML
+for name in digits descend; do
+  echo 'something' > "$folder/report/$name.txt"
   cat > "$folder/report/$name.svg" << 'SVG'
 <?xml version="1.0" encoding="utf-8"  standalone="no"?>
 <svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" aria-labelledby="title">
@@ -250,11 +257,14 @@ SVG
 done
 scripts/report.sh "$folder/report" || fail "report.sh: exit code $?"
 expect_page "escaped text" '<pre>a &lt;b&gt; &amp; &quot;c&quot;</pre>' 1
-expect_page "pictures" '<svg ' 2
+expect_page "pictures" '<svg ' 3
+expect_page "the picture of the program's page" 'bench-rate-1-title">Bandwidth</title></svg></figure>' 1
+expect_page "nothing else of that page" 'not taken over\|nor this' 0
+expect_page "a link to that page" '<a href="bench.html">' 1
 expect_page "no declaration within the page" '<?xml' 0
 expect_page "a link to what is there" '<a href="bench.json">' 1
 expect_page "no link to what is not" 'digits.csv' 0
-for name in bench digits; do
+for name in digits descend; do
   expect_page "references of $name.svg" "href='#$name-dot' id = \"$name-dots\" clip-path=\"url(#$name-frame)\"" 1
   expect_page "label of $name.svg" "aria-labelledby=\"$name-title\"" 1
 done

@@ -4,12 +4,19 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <stdexcept>
 
 namespace adamant::tools {
 
 struct Command {
   CLI::App* app;
   std::function<bool()> run;
+};
+
+// Ctrl-C ended it before its time. What there was to show was shown.
+class Interrupted : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
 Command add_bench(CLI::App& program);

@@ -690,9 +690,9 @@ void check_memory(const Case& to_run, const host::StorageTypes& types, const Com
                                             gibibytes(available)));
   };
   const Device device = options.make_device();
-  if (device.kind == Device::Kind::cpu) return check(of_tensor + of_piece, memory_available(), "");
+  if (device.kind == Device::Kind::cpu) return check(of_tensor + of_piece, host::memory_available(), "");
   check(of_tensor, kernels::cuda_memory_available(device.index), " of " + name(device));
-  check(of_piece, memory_available(), "");
+  check(of_piece, host::memory_available(), "");
 }
 
 // "clip norm 1, loss scale": what is done to gradients; empty where nothing is.
@@ -806,6 +806,7 @@ Command add_compare(CLI::App& program) {
   app->add_flag("--loss-scale", options->loss_scale,
                 "divide gradients by a loss scale that begins at 8, grows after three steps and skips as above");
   options->add_to(*app);
+  options->add_threads_to(*app);
   options->add_storages_to(*app);
   return {app, [options] { return run(*options); }};
 }

@@ -245,6 +245,7 @@ Command add_descend(CLI::App& program) {
                   "one more path, of this method with its --option: " + host::joined(method_names()))
       ->check(not_empty());
   options->add_to(*app);
+  options->add_threads_to(*app);
   return {app, [options] { return run(*options); }};
 }
 

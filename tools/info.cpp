@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "adamant/adamant.hpp"
+#include "host/device_memory.hpp"
 #include "host/text.hpp"
 #include "kernels/backend.hpp"
 #include "tools/commands.hpp"
@@ -90,7 +91,7 @@ nlohmann::json gather() {
           {"simd", {{"build", ADAMANT_BUILD_SIMD}, {"machine", machine}, {"chosen", name(probe.simd())}}},
           {"threads", probe.threads()},
           {"cores", std::thread::hardware_concurrency()},
-          {"memory_available_bytes", memory_available()},
+          {"memory_available_bytes", host::memory_available()},
           {"methods", methods()}};
 }
 

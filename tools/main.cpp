@@ -1,5 +1,5 @@
 // The program `adamant`. Exit code 0: all went well; 1: a comparison failed; 2: it was used wrongly, or what it was
-// given could not be read or written.
+// given could not be read or written; 130: Ctrl-C ended it, and what there was by then was written.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -18,6 +18,7 @@ namespace {
 
 constexpr int kComparisonFailed = 1;
 constexpr int kBadUsage = 2;
+constexpr int kInterrupted = 130;  // as shells have it
 
 // One line that says what is wrong with the command line.
 std::string failure(const CLI::App* program, const CLI::Error& error) {
@@ -58,6 +59,9 @@ int main(int argc, char** argv) try {
     return passed ? 0 : kComparisonFailed;
   }
   return kBadUsage;
+} catch (const adamant::tools::Interrupted& error) {
+  fmt::print(stderr, "{}\n", error.what());
+  return kInterrupted;
 } catch (const adamant::OutOfDeviceMemory& error) {
   fmt::print(stderr, "{}\n", error.what());
   return kBadUsage;

@@ -410,6 +410,7 @@ Command add_replay(CLI::App& program) {
       ->capture_default_str()
       ->check(non_negative_number());
   options->add_to(*app);
+  options->add_threads_to(*app);
   options->add_storages_to(*app);
   return {app, [options] { return run(*options); }};
 }

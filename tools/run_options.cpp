@@ -15,12 +15,6 @@
 #include "kernels/backend.hpp"
 
 namespace adamant::tools {
-namespace {
-
-// More threads than any machine has; at some 100,000 the OpenMP runtime overflows its stack.
-constexpr std::uint64_t kMostThreads = 4096;
-
-}  // namespace
 
 void RunOptions::add_to(CLI::App& app) {
   app.add_option("--option", options, "an option of the method, name=value; may be given several times")
@@ -32,8 +26,11 @@ void RunOptions::add_to(CLI::App& app) {
   app.add_option("--dtype", type, "f32 or f64")->capture_default_str()->check(CLI::IsMember({"f32", "f64"}));
   app.add_option("--simd", simd, "CPU instruction set: baseline, avx2 or avx512 (default: the best there is)")
       ->check(not_empty());
-  app.add_option("--threads", threads, "CPU threads (default, and 0: all)")->check(whole_number(0, kMostThreads));
   add_output_to(app);
+}
+
+void RunOptions::add_threads_to(CLI::App& app) {
+  app.add_option("--threads", threads, "CPU threads (default, and 0: all)")->check(whole_number(0, kMostThreads));
 }
 
 void RunOptions::add_storages_to(CLI::App& app) {

@@ -25,8 +25,10 @@ struct RunOptions {
   bool json = false;
   std::string json_file;
 
-  // Adds --option, --device, --dtype, --simd, --threads, --json and --json-file.
+  // Adds --option, --device, --dtype, --simd, --json and --json-file.
   void add_to(CLI::App& app);
+  // Adds --threads, one number.
+  void add_threads_to(CLI::App& app);
   // Adds --storage, which takes the place of --dtype.
   void add_storages_to(CLI::App& app);
   // Adds only --json and --json-file.
@@ -46,6 +48,9 @@ struct RunOptions {
   // written.
   void emit(const nlohmann::json& report) const;
 };
+
+// More threads than any machine has; at some 100,000 the OpenMP runtime overflows its stack.
+inline constexpr std::uint64_t kMostThreads = 4096;
 
 // Checks of what an option of the command line is given: a whole number in a range, a number that is not negative, a
 // text that is not empty. (CLI11's own accept a NaN, take -1 for 2^64 - 1, and print bounds with 300 digits.)

@@ -4,8 +4,6 @@
 #include <unistd.h>
 
 #include <cmath>
-#include <fstream>
-#include <limits>
 
 #include "adamant/adamant.hpp"
 
@@ -15,6 +13,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kQuietFor{2000};
 constexpr std::chrono::milliseconds kBetween{100};
+
+volatile std::sig_atomic_t interrupted = 0;
 
 }  // namespace
 
@@ -37,20 +37,24 @@ void Progress::at(double fraction, const std::string& detail) {
   std::fflush(stderr);
 }
 
+Interruption::Interruption() {
+  interrupted = 0;
+  sigaction(SIGINT, nullptr, &before_);
+  if (before_.sa_handler == SIG_IGN) return;
+  struct sigaction remember {};
+  remember.sa_handler = [](int /*signal*/) { interrupted = 1; };
+  remember.sa_flags = SA_RESETHAND | SA_RESTART;
+  sigaction(SIGINT, &remember, nullptr);
+}
+
+Interruption::~Interruption() { sigaction(SIGINT, &before_, nullptr); }
+
+bool Interruption::asked() const { return interrupted != 0; }
+
 nlohmann::json number(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
   return value;
-}
-
-std::int64_t memory_available() {
-  // Free pages alone leave out what the kernel would give back at once, the page cache above all.
-  std::ifstream file("/proc/meminfo");
-  for (std::string field; file >> field; file.ignore(std::numeric_limits<std::streamsize>::max(), '\n')) {
-    std::int64_t kibibytes = 0;
-    if (field == "MemAvailable:" && file >> kibibytes) return 1024 * kibibytes;
-  }
-  return static_cast<std::int64_t>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<std::int64_t>(sysconf(_SC_PAGESIZE));
 }
 
 std::string gibibytes(std::int64_t bytes) { return fmt::format("{:.1f} GiB", static_cast<double>(bytes) * 0x1p-30); }

@@ -1,5 +1,7 @@
-// Progress of long work, JSON results, and how much memory there is for it.
+// Progress of long work, Ctrl-C during it, and JSON results.
 #pragma once
+
+#include <csignal>
 
 #include <chrono>
 #include <cstdint>
@@ -28,11 +30,22 @@ class Progress {
   bool shown_ = false;
 };
 
+// While one lives, the first Ctrl-C does not end the program but is remembered; the second ends it. Where the program
+// was started with interrupts ignored, they stay ignored. One at a time.
+class Interruption {
+ public:
+  Interruption();
+  ~Interruption();
+  Interruption(const Interruption&) = delete;
+  Interruption& operator=(const Interruption&) = delete;
+  bool asked() const;
+
+ private:
+  struct sigaction before_ {};
+};
+
 // A number for JSON, which has no NaN and no infinity: those become text.
 nlohmann::json number(double value);
-
-// The bytes of memory that can be had without swapping.
-std::int64_t memory_available();
 
 // "12.3 GiB"
 std::string gibibytes(std::int64_t bytes);

@@ -1,0 +1,109 @@
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstring>
+#include <type_traits>
+
+#include "bench/bed.hpp"
+#include "bench/cpu_ceiling.hpp"
+#include "bench/values.hpp"
+#include "kernels/narrow.hpp"
+
+namespace adamant::bench {
+namespace {
+
+// Below this a run is too short for the clock and for waking threads.
+constexpr double kShortestSample = 2e-3;
+// Bytes that one thread copies at a time.
+constexpr std::int64_t kCopied = std::int64_t{1} << 20;
+
+template <typename T>
+void fill_values(T* values, std::int64_t count, double scale, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (std::int64_t i = 0; i < count; ++i) {
+    if constexpr (std::is_same_v<T, double>) {
+      values[i] = realistic_value(i, scale);
+    } else {
+      values[i] = kernels::Narrow<T>::of(static_cast<float>(realistic_value(i, scale)));
+    }
+  }
+}
+
+class CpuBed final : public Bed {
+ public:
+  explicit CpuBed(int threads) : threads_(threads) {}
+
+  Stream stream() const override { return nullptr; }
+  void wait() const override {}
+  double seconds_of(const std::function<void()>& work) const override {
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  double shortest_sample() const override { return kShortestSample; }
+
+  void fill(void* values, DataType type, std::int64_t count, double scale) const override {
+    switch (type) {
+      case DataType::float64: return fill_values(static_cast<double*>(values), count, scale, threads_);
+      case DataType::bfloat16: return fill_values(static_cast<bfloat16*>(values), count, scale, threads_);
+      case DataType::float16: return fill_values(static_cast<float16*>(values), count, scale, threads_);
+      default: return fill_values(static_cast<float*>(values), count, scale, threads_);
+    }
+  }
+
+  void copy(void* to, const void* from, std::int64_t bytes) const override {
+#pragma omp parallel for schedule(static) num_threads(threads_)
+    for (std::int64_t begin = 0; begin < bytes; begin += kCopied) {
+      std::memcpy(static_cast<std::byte*>(to) + begin, static_cast<const std::byte*>(from) + begin,
+                  static_cast<std::size_t>(std::min(kCopied, bytes - begin)));
+    }
+  }
+
+  std::vector<Mover> movers(std::span<const MovedArray> arrays) const override {
+    std::vector<Mover> list;
+    if (is_uniform(arrays)) {
+      for (const CeilingVariant& variant : ceiling_variants()) {
+        list.push_back({variant.name,
+                        [run = variant.run, threads = threads_](std::span<const MovedArray> moved, std::int64_t count) {
+                          std::array<float*, kMostReadWriteStreams> written{};
+                          for (std::size_t i = 1; i < moved.size(); ++i) {
+                            written.at(i - 1) = reinterpret_cast<float*>(moved[i].data);
+                          }
+                          run(reinterpret_cast<const float*>(moved.front().data),
+                              std::span(written).first(moved.size() - 1),
+                              count * moved.front().element_bytes / static_cast<std::int64_t>(sizeof(float)), threads);
+                        }});
+      }
+      return list;
+    }
+    for (const MixedCeilingVariant& variant : mixed_ceiling_variants()) {
+      list.push_back({variant.name,
+                      [run = variant.run, threads = threads_](std::span<const MovedArray> moved, std::int64_t count) {
+                        run(moved, count, 0, threads);
+                      }});
+    }
+    return list;
+  }
+
+  std::vector<Reader> readers() const override {
+    std::vector<Reader> list;
+    for (const ReadCeilingVariant& variant : read_ceiling_variants()) {
+      list.push_back({variant.name, [run = variant.run, threads = threads_](const std::byte* data, std::int64_t bytes) {
+                        run(data, bytes, threads);
+                      }});
+    }
+    return list;
+  }
+
+  std::function<void()> capture(const std::function<void()>& /*work*/) const override { return {}; }
+  std::vector<Baseline> baselines(std::string_view /*method*/) const override { return {}; }
+
+ private:
+  int threads_;
+};
+
+}  // namespace
+
+std::unique_ptr<Bed> make_cpu_bed(int threads) { return std::make_unique<CpuBed>(threads); }
+
+}  // namespace adamant::bench
