@@ -11,6 +11,7 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <string>
 #include <vector>
 
@@ -547,6 +548,9 @@ TEST_F(CommandLine, InfoSaysWhatTheLibrarySaysOfItselfAndOfTheMachine) {
   EXPECT_EQ("adamant " + facts.at("version").get<std::string>() + "\n", "adamant " + run_well({"--version"}));
   for (const char* field : {"type", "compiler", "flags", "cuda"})
     EXPECT_TRUE(facts.at("build").contains(field)) << field;
+  const Json& commit = facts.at("build").at("commit");  // an archive has none
+  EXPECT_TRUE(commit.is_null() || std::regex_match(commit.get<std::string>(), std::regex("[0-9a-f]{40}(-dirty)?")))
+      << commit;
 
   const Optimizer probe{GradientDescent{}};
   EXPECT_EQ(facts.at("threads"), probe.threads());

@@ -79,7 +79,8 @@ nlohmann::json gather() {
   const char* const toolkit = ADAMANT_BUILD_CUDA_TOOLKIT;  // empty without CUDA
   return {{"version", ADAMANT_VERSION},
           {"build",
-           {{"type", ADAMANT_BUILD_TYPE},
+           {{"commit", environment().at("commit")},
+            {"type", ADAMANT_BUILD_TYPE},
             {"compiler", environment().at("compiler")},
             {"flags", ADAMANT_BUILD_FLAGS},
             {"cuda", ADAMANT_BUILD_CUDA},

@@ -67,7 +67,9 @@ nlohmann::json environment() {
 #else
   const std::string compiler = "gcc " __VERSION__;
 #endif
-  return {{"compiler", compiler}, {"simd_levels", levels}};
+  return {{"commit", commit().empty() ? nlohmann::json() : nlohmann::json(commit())},
+          {"compiler", compiler},
+          {"simd_levels", levels}};
 }
 
 }  // namespace adamant::tools

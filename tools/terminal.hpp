@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 
 namespace adamant::tools {
 
@@ -50,7 +51,10 @@ nlohmann::json number(double value);
 // "12.3 GiB"
 std::string gibibytes(std::int64_t bytes);
 
-// What ran: compiler and SIMD levels.
+// The commit that this is built from, with "-dirty" behind it where files differ from it; empty where it is not known.
+std::string_view commit();
+
+// What ran: commit, compiler and SIMD levels.
 nlohmann::json environment();
 
 }  // namespace adamant::tools
