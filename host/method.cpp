@@ -181,6 +181,7 @@ void set_option(Method& method, std::string_view option, std::string_view value)
 
 Method make_method(std::string_view name, const std::map<std::string, std::string>& options) {
   std::vector<host::OptionValue> values;
+  values.reserve(options.size());
   for (const auto& [option, value] : options) values.push_back({option, value});
   return host::method_from(name, values);
 }
