@@ -345,6 +345,7 @@ class Measurement::Implementation {
       list.push_back({name, [this, run = std::move(run), runs] { return sample(run, runs); }, runs});
     };
     if (auto of_graph = graph()) list.push_back({"graph", std::move(of_graph), launches_of_graph() * rotation_.size()});
+    if (request_.only_ceiling) return list;
     add("copy", copy());
     if (request_.shape.tensors() > 1) {
       add("one-tensor", [this] { rotation_.next().one_tensor->step(bed_->stream()); });

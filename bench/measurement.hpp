@@ -35,7 +35,8 @@ class Measurement {
   Contender update() const;
   // No finalists where it was asked to stop.
   Ceilings choose_ceilings(const ProgressTo& progress, const StopAsked& stop) const;
-  // "copy"; "one-tensor" where there are several; on a CUDA device "graph" and the baselines that agree.
+  // On a CUDA device "graph"; and unless nothing but the ceiling is asked for "copy", "one-tensor" where there are
+  // several, and on a CUDA device the baselines that agree.
   std::vector<Contender> others() const;
   // All baselines, without times; `no_baselines` says why there are none.
   const std::vector<BaselineTimes>& baselines() const;

@@ -37,8 +37,8 @@ std::optional<Throughput> measure(const Request& request, const ProgressTo& prog
   std::vector<Contender> contenders = std::move(ceilings.of_update);
   std::move(ceilings.of_norm.begin(), ceilings.of_norm.end(), std::back_inserter(contenders));
   contenders.push_back(measurement.update());
+  for (Contender& other : measurement.others()) contenders.push_back(std::move(other));
   if (!request.only_ceiling) {
-    for (Contender& other : measurement.others()) contenders.push_back(std::move(other));
     result.baselines = measurement.baselines();
     result.no_baselines = measurement.no_baselines();
   }

@@ -27,7 +27,7 @@ struct Request {
   Device device = Device::cpu();
   Tuning tuning = {};
   bool hot = false;           // one set of buffers, which stays in the cache where it is small enough
-  bool only_ceiling = false;  // nothing but the step and its ceiling
+  bool only_ceiling = false;  // nothing but the step, as a graph too where there are graphs, and its ceiling
 };
 
 // One of the ways without this library.

@@ -285,8 +285,9 @@ TEST_F(CommandLine, BenchLeavesOutAShapeThatDoesNotFitAndSaysWhatWould) {
 
 TEST_F(CommandLine, BenchMeasuresManyTensorsOnTheCpuBesideOneOfAsManyParameters) {
   ADAMANT_NEEDS_BENCH();
-  const Words words{"bench",    "--device",       "cpu",           "--method", "gradient_descent",
-                    "--shapes", "3x70,resnet-50", "--repetitions", "2"};
+  const Words words{"bench",    "--device",       "cpu",       "--method", "gradient_descent",
+                    "--shapes", "3x70,resnet-50", "--threads", "1",        "--repetitions",
+                    "2"};
   const Json report = run_for_json(words);
   ASSERT_EQ(report.at("results").size(), 2U);
   const std::vector<std::pair<std::int64_t, std::int64_t>> expected{{3, 210}, {161, 25557032}};
@@ -307,7 +308,8 @@ TEST_F(CommandLine, BenchMeasuresManyTensorsOnTheCpuBesideOneOfAsManyParameters)
 
 TEST_F(CommandLine, BenchIsColdUnlessItIsToBeHotAndSaysWhatItRanOn) {
   ADAMANT_NEEDS_BENCH();
-  const Words words{"bench", "--device", "cpu", "--method", "momentum", "--sizes", "100000", "--repetitions", "1"};
+  const Words words{"bench",  "--device",  "cpu", "--method",      "momentum", "--sizes",
+                    "100000", "--threads", "1",   "--repetitions", "1"};
   const Json cold = run_for_json(words);
   EXPECT_EQ(cold.at("hot"), false);
   EXPECT_GT(cold.at("results")[0].at("buffer_sets"), 1);
@@ -346,7 +348,8 @@ TEST_F(CommandLine, BenchMeasuresWithEveryNumberOfThreadsThatIsAskedFor) {
 
 TEST_F(CommandLine, BenchHasAQuickRun) {
   ADAMANT_NEEDS_BENCH();
-  const Json report = run_for_json({"bench", "--device", "cpu", "--quick", "--method", "gradient_descent"});
+  const Json report =
+      run_for_json({"bench", "--device", "cpu", "--threads", "1", "--quick", "--method", "gradient_descent"});
   ASSERT_EQ(report.at("results").size(), 3U);
   for (const Json& result : report.at("results")) EXPECT_EQ(result.at("repetitions"), 5);
   EXPECT_EQ(report.at("results")[2].at("shape"), "10000x64");

@@ -345,6 +345,7 @@ TEST_F(GpuBench, the_program_measures_storages_and_pipelines) {
     EXPECT_EQ(result.at("bytes_per_parameter").get<int>(),
               result.at("bytes_read_per_parameter").get<int>() + result.at("bytes_written_per_parameter").get<int>());
     EXPECT_EQ(result.at("repetitions"), 2);
+    EXPECT_EQ(result.at("graph_seconds").size(), 2U);
     EXPECT_GT(result.at("fraction_of_ceiling").get<double>(), 0);
     EXPECT_EQ(result.at("pipeline") == "clip",
               result.at("ceiling_variant").get<std::string>().find("reading") != std::string::npos)

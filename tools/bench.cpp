@@ -85,7 +85,7 @@ struct BenchOptions : RunOptions {
   std::vector<Shape> all_shapes() const;
   std::vector<int> all_thread_counts() const;
   int all_repetitions() const;
-  // Whether types and pipelines are what is compared: then nothing but the step and its ceiling is measured.
+  // Whether types and pipelines are what is compared: then nothing but the step, its graph and its ceiling is measured.
   bool by_storage() const { return full || !storages.empty() || !pipelines.empty(); }
   std::vector<Kind> kinds() const;
 };
