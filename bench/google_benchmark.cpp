@@ -37,12 +37,7 @@ class Prepared {
  public:
   explicit Prepared(const Request& request) : measurement_(request) {
     Ceilings ceilings = measurement_.choose_ceilings([](double) {}, [] { return false; });
-    ceiling_ = std::move(ceilings.of_update.front());
-    if (!ceilings.of_norm.empty()) {
-      const Contender reading = std::move(ceilings.of_norm.front());
-      ceiling_.name += " + reading: " + reading.name;
-      ceiling_.sample = [moving = ceiling_.sample, read = reading.sample] { return moving() + read(); };
-    }
+    ceiling_ = std::move(ceilings.finalists.front());
   }
 
   const Contender& ceiling() const { return ceiling_; }

@@ -313,29 +313,19 @@ class Measurement::Implementation {
     return {"update", [this] { return sample([this] { step(); }, batch_); }, batch_};
   }
 
-  std::vector<Contender> update_ceilings() {
-    std::vector<Contender> list;
-    for (const Mover& mover : bed_->movers(layout_.arrays)) {
-      list.push_back(
-          {mover.name,
-           [this, run = mover.run] { return sample([&] { run(rotation_.next().arrays, layout_.count); }, batch_); },
-           batch_});
+  Ceilings choose_ceilings(const ProgressTo& progress, const StopAsked& stop) {
+    std::optional<Reader> reader;
+    if (request_.pipeline == Pipeline::clip) {
+      const std::vector<Contender> chosen = finalists(
+          readers(), [](double) {}, stop);
+      if (chosen.empty()) return {};
+      for (Reader& each : bed_->readers()) {
+        if (each.name == chosen.front().name) reader = std::move(each);
+      }
     }
-    return list;
-  }
-
-  std::vector<Contender> norm_ceilings() {
-    std::vector<Contender> list;
-    if (request_.pipeline != Pipeline::clip) return list;
-    const std::int64_t bytes = layout_.count * layout_.arrays.front().element_bytes;
-    for (const Reader& reader : bed_->readers()) {
-      list.push_back({reader.name,
-                      [this, bytes, run = reader.run] {
-                        return sample([&] { run(rotation_.next().gradient.get(), bytes); }, batch_);
-                      },
-                      batch_});
-    }
-    return list;
+    Ceilings ceilings;
+    ceilings.finalists = finalists(movers(reader), progress, stop, &ceilings.looks);
+    return ceilings;
   }
 
   std::vector<Contender> others() {
@@ -386,6 +376,35 @@ class Measurement::Implementation {
 
  private:
   void step() { rotation_.next().optimizer.step(bed_->stream()); }
+
+  void read_gradient(const Reader& reader, const Set& set) const {
+    reader.run(set.gradient.get(), layout_.count * layout_.arrays.front().element_bytes);
+  }
+
+  std::vector<Contender> readers() {
+    std::vector<Contender> list;
+    for (const Reader& reader : bed_->readers()) {
+      list.push_back({reader.name,
+                      [this, reader] { return sample([&] { read_gradient(reader, rotation_.next()); }, batch_); },
+                      batch_});
+    }
+    return list;
+  }
+
+  // `reader` comes first, where there is one.
+  std::vector<Contender> movers(const std::optional<Reader>& reader) {
+    std::vector<Contender> list;
+    for (const Mover& mover : bed_->movers(layout_.arrays)) {
+      const auto run = [this, mover, reader] {
+        Set& set = rotation_.next();
+        if (reader) read_gradient(*reader, set);
+        mover.run(set.arrays, layout_.count);
+      };
+      list.push_back({reader ? mover.name + " + reading: " + reader->name : mover.name,
+                      [this, run] { return sample(run, batch_); }, batch_});
+    }
+    return list;
+  }
 
   double sample(const std::function<void()>& run, int runs) const {
     return bed_->seconds_of([&] {
@@ -454,11 +473,7 @@ const std::vector<MovedArray>& Measurement::arrays() const { return implementati
 Contender Measurement::update() const { return implementation_->update(); }
 
 Ceilings Measurement::choose_ceilings(const ProgressTo& progress, const StopAsked& stop) const {
-  Ceilings chosen;
-  chosen.of_update = finalists(implementation_->update_ceilings(), progress, stop, &chosen.looks);
-  chosen.of_norm = finalists(
-      implementation_->norm_ceilings(), [](double) {}, stop);
-  return chosen;
+  return implementation_->choose_ceilings(progress, stop);
 }
 
 std::vector<Contender> Measurement::others() const { return implementation_->others(); }

@@ -12,12 +12,12 @@
 
 namespace adamant::bench {
 
-// What moves the bytes of an update, and, where gradients are clipped, what reads them once more: the finalists of
-// their sweeps, the fastest first.
+// What moves the bytes of a step: the finalists of the sweep, the fastest first. Where gradients are clipped each run
+// reads them, by the best of a sweep of that, and then moves the same set of buffers, as a step does: what a cache
+// keeps from the one for the other it keeps for both.
 struct Ceilings {
-  std::vector<Contender> of_update;
-  std::vector<Contender> of_norm;  // empty where no norm is taken
-  int looks = 0;                   // that the finalists were chosen by
+  std::vector<Contender> finalists;
+  int looks = 0;  // that they were chosen by
 };
 
 class Measurement {

@@ -160,6 +160,7 @@ def whole_steps(torch):
 SHORTEST_SAMPLE = 4e-3  # seconds: long against the resolution of events and clocks
 MOST_REPETITIONS = 25
 FEWEST_REPETITIONS = 3
+MOST_THREADS = 4096  # that the library takes
 CACHES = 3  # times the last cache: what all sets of tensors together exceed
 
 
@@ -304,6 +305,9 @@ class Run:
         total, same = sum(sizes), len(set(sizes)) == 1
         shape = str(total) if len(sizes) == 1 else f"{len(sizes)}x{sizes[0]}" if same else f"{len(sizes)}:{total}"
         label = f"{method} {pipeline} of {shape}"
+        if not peers:
+            self.miss(label, "there is no peer for it")
+            return
         if time.monotonic() > self.deadline:
             self.miss(label, "no time was left (--seconds)")
             return
@@ -406,8 +410,10 @@ def arguments():
     words.add_argument("--json-file")
     words.add_argument("--quick", action="store_true", help="small sizes, few repetitions: to see that it works")
     parsed = words.parse_args()
-    if parsed.threads < 1:
-        words.error(f"--threads is {parsed.threads}; at least 1")
+    if not 1 <= parsed.threads <= MOST_THREADS:
+        words.error(f"--threads is {parsed.threads}; at least 1, at most {MOST_THREADS}")
+    if not parsed.seconds > 0:  # nor a NaN
+        words.error(f"--seconds is {parsed.seconds}; more than 0")
     return parsed
 
 
@@ -456,9 +462,14 @@ def environment(torch, machine, library):
             "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
+def can_be_written(path):
+    path = Path(path).resolve()
+    return not path.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK)
+
+
 def main():
     words = arguments()
-    if words.json_file and not os.access(Path(words.json_file).resolve().parent, os.W_OK):
+    if words.json_file and not can_be_written(words.json_file):
         print(f"peers.py: --json-file {words.json_file} cannot be written", file=sys.stderr)
         sys.exit(2)
     try:

@@ -38,14 +38,6 @@ int batch_for(double once, double shortest) {
   return static_cast<int>(std::clamp(std::ceil(shortest / std::max(once, 1e-9)), 1.0, double{kLargestBatch}));
 }
 
-Times sum(const Times& left, const Times& right) {
-  Times both;
-  for (std::size_t i = 0; i < std::min(left.seconds.size(), right.seconds.size()); ++i) {
-    both.seconds.push_back(left.seconds[i] + right.seconds[i]);
-  }
-  return both;
-}
-
 int repetitions_for(double sample_seconds, double budget) {
   const double most = std::floor(budget / std::max(sample_seconds, 1e-9));
   return static_cast<int>(std::clamp<double>(most, kFewestRepetitions, std::numeric_limits<int>::max()));

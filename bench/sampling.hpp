@@ -33,9 +33,6 @@ struct Contender {
 using ProgressTo = std::function<void(double)>;  // is told a fraction from 0 to 1
 using StopAsked = std::function<bool()>;         // whether to take no further sample; asked before each
 
-// Of two that were measured in the same repetitions and run one after the other: the time of both.
-Times sum(const Times& left, const Times& right);
-
 // How many runs of `once` seconds make a sample of at least `shortest`.
 int batch_for(double once, double shortest);
 

@@ -10,9 +10,9 @@ A table stands in a page between the lines
 
 and is made from these files, whose paths begin at the repository's root. Which table it becomes, the files say: of a report
 of several combinations of types a row for each; of other reports of `adamant bench` a row for each method at the largest
-size of one tensor, with all threads, and what PyTorch takes where a file of bench/pytorch.py is named too. Without PAGE: all pages with such
-lines. --check changes nothing, prints what would change, and exits with 1 when something would; 2: a file or a line is not
-what it should be.
+size of one tensor, with all threads, and what PyTorch takes where a file of bench/peers.py (or of bench/pytorch.py, which was
+before it) is named too. Without PAGE: all pages with such lines. --check changes nothing, prints what would change, and exits
+with 1 when something would; 2: a file or a line is not what it should be.
 """
 import argparse
 import difflib
@@ -72,6 +72,19 @@ def markdown(head, words, rows):
     return ["| " + " | ".join(cells) + " |" if i != 1 else "|" + "|".join(cells) + "|" for i, cells in enumerate(lines)]
 
 
+def pytorch_ratios(report, row):
+    """How many times as long PyTorch's ways take for the same step. Of bench/peers.py the ratios of the same repetition; a
+    file of bench/pytorch.py has none of the row's run."""
+    if "peers" in report:
+        ways = [(" ".join(name[2:]), other, other["times_update"]) for other in report["peers"]
+                for name in [other["peer"].split(" ")] if name[0] == "pytorch"]
+    else:
+        ways = [(other["way"], other, other["median_seconds"] / statistics.median(row["seconds"])) for other in report["results"]]
+    return {way: ratio for way, other, ratio in ways
+            if (other["method"], other["count"], other["tensors"], other["pipeline"]) == (row["method"], row["count"], 1, "update")
+            and (other.get("threads") or 0) in (0, row.get("threads") or 0)}
+
+
 def table_of_methods(report, pytorch):
     rows = [row for row in report["results"]
             if row.get("tensors", 1) == 1 and row.get("pipeline", "update") == "update"
@@ -94,9 +107,7 @@ def table_of_methods(report, pytorch):
     if pytorch:
         head += ["PyTorch's fused step: times as long", "PyTorch's fastest step"]
         for line, row in zip(lines, rows):
-            ratios = {other["way"]: other["median_seconds"] / statistics.median(row["seconds"]) for other in pytorch["results"]
-                      if (other["method"], other["count"], other["tensors"], other["pipeline"])
-                      == (row["method"], count, 1, "update")}
+            ratios = pytorch_ratios(pytorch, row)
             fastest = min(ratios, key=ratios.get, default=None)
             line.append(f"{ratios['fused']:.2f}" if "fused" in ratios else "there is none")
             line.append(f"{ratios[fastest]:.2f} ({fastest})" if fastest else "not measured")
@@ -136,10 +147,12 @@ def read(path):
 
 def table(paths):
     reports = {path: read(path) for path in paths}
-    ours = [path for path, report in reports.items() if "pytorch" not in report]
-    pytorch = [report for report in reports.values() if "pytorch" in report]
+    of_others = [path for path, report in reports.items() if "pytorch" in report or "results" not in report and "peers" in report]
+    ours = [path for path in reports if path not in of_others]
+    pytorch = [reports[path] for path in of_others]
     if len(ours) != 1 or len(pytorch) > 1:
-        raise Wrong(f"{' '.join(paths)}: a table is made of one report of adamant bench, and one of bench/pytorch.py at most")
+        raise Wrong(f"{' '.join(paths)}: a table is made of one report of adamant bench, and one of bench/peers.py or "
+                    "bench/pytorch.py at most")
     report = reports[ours[0]]
     try:
         if len({row.get("storage", PLAIN) for row in report["results"]}) > 1:

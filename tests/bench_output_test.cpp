@@ -438,6 +438,35 @@ TEST_F(BenchOutputCommand, MakesThePageOfEarlierFiles) {
   EXPECT_EQ(json::parse(merged.out).at("peers").size(), 59U);
 }
 
+TEST_F(BenchOutputCommand, MergesWhatWasLeftOutWhicheverFileHasIt) {
+  save("all.json", made_up({}).dump());
+  json part = made_up({}, {1 << 26});
+  part["left_out"] = {{{"method", "adam"}, {"shape", "1000000000"}, {"count", 1000000000}}};
+  save("part.json", part.dump());
+  for (const Words& files : {Words{"all.json", "part.json"}, {"part.json", "all.json"}}) {
+    const Outcome merged = run({"--from", file(files[0]), "--from", file(files[1]), "--json"});
+    ASSERT_EQ(merged.exit_code, 0) << merged.err;
+    EXPECT_EQ(json::parse(merged.out).at("left_out"), part["left_out"]);
+    EXPECT_EQ(json::parse(merged.out).at("results").size(), 8U);
+  }
+}
+
+TEST_F(BenchOutputCommand, RefusesPeersOfAnotherMachine) {
+  save("bench.json", made_up({}).dump());
+  const auto peers = [](const std::string& device) {
+    return json{{"environment", {{"device", device}}},
+                {"peers", {{{"peer", "other"}, {"method", "adam"}, {"count", 1024}, {"times_update", 7}}}}};
+  };
+  save("here.json", peers("a made-up CPU").dump());
+  save("there.json", peers("NVIDIA H100").dump());
+  const Words good{"--from", file("here.json"), "--from", file("bench.json"), "--json"};
+  EXPECT_EQ(json::parse(run(good).out).at("peers").size(), 1U);
+  expect_refused({"--from", file("bench.json"), "--from", file("there.json"), "--json"},
+                 {file("there.json"), "NVIDIA H100", file("bench.json"), "a made-up CPU", "one machine"});
+  expect_refused({"--from", file("bench.json"), "--from", kPyTorch, "--json"},
+                 {kPyTorch, "NVIDIA H200", "one machine"});
+}
+
 TEST_F(BenchOutputCommand, ExitsWith1WhenSomethingBecameSlowerAndSaysWhat) {
   save("old.json", made_up({}).dump());
   save("same.json", made_up({.seed = 2}).dump());

@@ -110,10 +110,6 @@ TEST(Sampling, that_is_asked_to_stop_keeps_whole_repetitions_only) {
   EXPECT_TRUE(bench::finalists(three, kQuiet, after_four).empty());
 }
 
-TEST(Sampling, adds_up_what_ran_one_after_the_other) {
-  EXPECT_EQ(bench::sum({{1, 2, 3}}, {{10, 20, 30}}).seconds, (std::vector<double>{11, 22, 33}));
-}
-
 // --- What a step moves
 
 std::string to_text(const bench::MovedBytes& bytes) {
@@ -348,6 +344,24 @@ TEST(Prepared, every_run_goes_on_to_another_set_of_buffers) {
     return std::abs(*parameter - before) / static_cast<float>(update.runs);
   };
   EXPECT_LT(moved(cold), 0.9F * moved(hot));
+}
+
+TEST(Prepared, ceilings_read_gradients_before_they_move_them_only_where_a_step_does) {
+  bench::Request request = request_of("momentum", 1000);
+  request.hot = true;
+  for (const bench::Pipeline pipeline : {bench::Pipeline::update, bench::Pipeline::clip}) {
+    request.pipeline = pipeline;
+    const bench::Measurement measurement(request);
+    bench::Ceilings ceilings = measurement.choose_ceilings(kQuiet, kNever);
+    ASSERT_FALSE(ceilings.finalists.empty());
+    for (const bench::Contender& ceiling : ceilings.finalists) {
+      EXPECT_EQ(ceiling.name.find(" + reading: ") != std::string::npos, pipeline == bench::Pipeline::clip)
+          << ceiling.name;
+      EXPECT_EQ(ceiling.runs, measurement.update().runs);
+      EXPECT_GT(ceiling.sample(), 0);
+    }
+    EXPECT_TRUE(measurement.choose_ceilings(kQuiet, [] { return true; }).finalists.empty());
+  }
 }
 
 double element(const bench::MovedArray& array, DataType type, std::size_t i) {

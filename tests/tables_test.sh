@@ -58,5 +58,19 @@ page "$begin $cpu $cpu.not: do not edit -->" "<!-- end -->"
 exits_with 2 "cannot be read" err "$folder/page.md"
 exits_with 2 "cannot be read" err "$folder/none.md"
 
+# What PyTorch takes comes from a file of bench/peers.py too: of the same method, size and threads, as it was paired there.
+peer() { # NAME COUNT THREADS RATIO
+  echo "{\"peer\": \"$1\", \"method\": \"adam\", \"count\": $2, \"tensors\": 1, \"pipeline\": \"update\", \"threads\": $3, \"times_update\": $4}"
+}
+echo "{\"peers\": [$(peer 'pytorch 9.9 loop' 67108864 2 3.5), $(peer 'pytorch 9.9 fused' 67108864 2 1.25),
+  $(peer 'pytorch 9.9 fused' 1024 2 0.5), $(peer 'pytorch 9.9 fused' 67108864 1 0.25), $(peer 'apex 1 fused' 67108864 2 0.125)]}" \
+  > "$folder/peers.json"
+page "$begin $cpu $folder/peers.json: do not edit -->" "<!-- end -->"
+exits_with 0 written out "$folder/page.md"
+grep -q '^| adam | .* | 1\.25 | 1\.25 (fused) |$' "$folder/page.md" || fail "takes other peers: $(cat "$folder/page.md")"
+grep -q '^| momentum | .* | there is none | not measured |$' "$folder/page.md" || fail "takes other peers: $(cat "$folder/page.md")"
+page "$begin $folder/peers.json: do not edit -->" "<!-- end -->"
+exits_with 2 "one report of adamant bench" err "$folder/page.md"
+
 [ "$failures" = 0 ] || exit 1
 echo "tables: as they should be"

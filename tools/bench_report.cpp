@@ -169,7 +169,18 @@ json peers_of_pytorch(const json& report) {
 
 void append(json& list, const json& report, const char* key) {
   const auto more = report.find(key);
-  if (more != report.end() && more->is_array()) list.insert(list.end(), more->begin(), more->end());
+  if (more == report.end() || !more->is_array()) return;
+  if (!list.is_array()) list = json::array();  // the first report had none
+  list.insert(list.end(), more->begin(), more->end());
+}
+
+// What the peers of bench/peers.py or bench/pytorch.py ran on; empty where the report does not say.
+std::string machine_of_peers(const json& report) {
+  const json* named = &report;
+  if (!report.contains("pytorch")) named = whole(report).find("environment");
+  if (named == nullptr || !named->is_object()) return "";
+  const auto device = named->find("device");
+  return device != named->end() && device->is_string() && *device != "cpu" ? device->get<std::string>() : "";
 }
 
 // What measured, for a message.
@@ -268,12 +279,15 @@ json read_reports(std::string_view option, const std::vector<std::string>& paths
   json merged;
   std::string base;  // the file of the first rows
   json peers = json::array();
+  std::vector<std::pair<std::string, std::string>> machines_of_peers;  // files, and what ran them
+  const auto refuse_file = [&](const std::string& path, const std::string& why) {
+    throw std::invalid_argument(fmt::format("adamant: {} {}: {}", option, path, why));
+  };
   for (const std::string& path : paths) {
-    const auto refuse = [&](const std::string& why) {
-      throw std::invalid_argument(fmt::format("adamant: {} {}: {}", option, path, why));
-    };
+    const auto refuse = [&](const std::string& why) { refuse_file(path, why); };
     json report = read_json(option, path);
     try {
+      machines_of_peers.emplace_back(path, machine_of_peers(report));
       if (report.is_object() && report.contains("pytorch")) report = {{"peers", peers_of_pytorch(report)}};
       const Part part = whole(report);
       if (part.find("results") == nullptr && part.find("peers") == nullptr) {
@@ -306,6 +320,12 @@ json read_reports(std::string_view option, const std::vector<std::string>& paths
   if (merged.is_null()) {
     throw std::invalid_argument(
         fmt::format("adamant: {} {}: has no row that adamant bench measured", option, host::joined(paths)));
+  }
+  for (const auto& [path, machine] : machines_of_peers) {
+    const std::string there = machine_of(merged);
+    if (machine.empty() || there.empty() || machine == there) continue;
+    refuse_file(path, fmt::format("its peers ran on {}, and {} is of {}; allowed together: reports of one machine",
+                                  machine, base, there));
   }
   if (!peers.empty()) merged["peers"] = std::move(peers);
   return merged;

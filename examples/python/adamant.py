@@ -36,6 +36,9 @@ class Sized(ctypes.Structure):
     """A struct that begins with its size. What is not given is zero, which is the default."""
 
     def __init__(self, **fields):
+        unknown = set(fields) - {name for name, _ in self._fields_}
+        if unknown:  # which ctypes would take for attributes of the Python object
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
         super().__init__(struct_size=ctypes.sizeof(self), **fields)
 
 
@@ -144,7 +147,8 @@ def call(name, *arguments):
     status = getattr(library, "adamant_" + name)(*arguments)
     if status != 0:
         known = STATUSES[status] if 0 < status < len(STATUSES) else str(status)
-        raise Error(known, library.adamant_last_error().decode(), library.adamant_last_error_number())
+        text = library.adamant_last_error().decode(errors="backslashreplace")  # a path may be of any bytes
+        raise Error(known, text, library.adamant_last_error_number())
 
 
 def version():
@@ -186,8 +190,9 @@ def as_array(given):
         return given
     if not given.flags.c_contiguous:
         raise ValueError("adamant takes contiguous arrays only: numpy.ascontiguousarray() makes one")
-    if given.dtype.name not in TYPES:
-        raise ValueError(f"adamant has no type {given.dtype.name}: it has {', '.join(TYPES)}")
+    if given.dtype.name not in TYPES or not given.dtype.isnative:
+        raise ValueError(f"adamant has no type {given.dtype.str} ({given.dtype.name}): it has {', '.join(TYPES)}, in the "
+                         "byte order of the machine")
     return Array(given.ctypes.data, given.size, given.dtype.name, given.flags.writeable, given)
 
 

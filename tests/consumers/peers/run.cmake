@@ -57,6 +57,10 @@ PEERS.append(('broken', 'torch', ('cpu',), lambda torch: {'adam': Raises}))
 expect_exit(0 "broken 0-stand-in, adam update: ValueError: out of order" ${quick} --methods adam --peers "${HERE}/more.py")
 expect_json("[row['peer'] for row in of('adam')].count('mine 0-stand-in') == 2")
 expect_json("any(line.startswith('elsewhere: ModuleNotFoundError') for line in report['missing'])")
+# Methods without a peer are named, and the others go on.
+file(WRITE "${HERE}/only.py" "PEERS[:] = [('mine', 'torch', ('cpu',), lambda torch: {'adam': lambda p: torch.optim.Adam(p, lr=1e-3)})]\n")
+expect_exit(0 "momentum update of 64: there is no peer for it\n" ${quick} --sizes 64 --methods momentum,adam --peers "${HERE}/only.py")
+expect_json("len(report['peers']) == len(of('adam')) == 1")
 
 # Ctrl-C: what was measured is written.
 set(ENV{STAND_IN_INTERRUPTS} 1)
@@ -67,7 +71,10 @@ expect_exit(2 "\"sgd\" is none of gradient_descent, momentum, rmsprop, adam, ada
 expect_exit(2 "\"0\" is not a number of parameters from 1" ${quick} --sizes 0)
 expect_exit(2 "\"64\" is not TENSORSxPARAMETERS" ${quick} --shapes 64)
 expect_exit(2 "peers.py: error: --threads is 0; at least 1" ${quick} --threads 0)
+expect_exit(2 "peers.py: error: --threads is 4097; at least 1, at most 4096" ${quick} --threads 4097)
+expect_exit(2 "peers.py: error: --seconds is nan; more than 0" ${quick} --seconds nan)
 expect_exit(2 "--device cuda: this stand-in has no cuda" --quick --device cuda --library "${library}")
 expect_exit(2 "the library cannot be loaded" --quick --library "${HERE}/more.py")
 expect_exit(2 "--json-file /no/such/place/peers.json cannot be written" --quick --json-file /no/such/place/peers.json)
+expect_exit(2 "--json-file ${HERE} cannot be written" --quick --json-file "${HERE}")
 expect_exit(2 "--peers .*no.py: FileNotFoundError" ${quick} --peers "${HERE}/no.py")

@@ -153,6 +153,14 @@ class Optimizer(unittest.TestCase):
             self.optimizer.add("y", np.ones((6, 6), np.float32)[:, 0], np.ones(6, np.float32))
         with self.assertRaisesRegex(ValueError, "int64"):
             self.optimizer.add("y", np.ones(6, np.int64), np.ones(6, np.float32))
+        swapped = np.ones(6, np.dtype(np.float32).newbyteorder())
+        with self.assertRaisesRegex(ValueError, "byte order"):
+            self.optimizer.add("y", swapped, np.ones(6, np.float32))
+        with self.assertRaisesRegex(TypeError, "clipnorm"):
+            self.optimizer.set_control(clipnorm=1.0)
+        with self.assertRaisesRegex(adamant.Error, r"/no/such/\\xff") as caught:  # no UTF-8
+            self.optimizer.save(b"/no/such/\xff")
+        self.assertEqual(caught.exception.status, "not_saved")
         read_only = np.ones(6, np.float32)
         read_only.flags.writeable = False
         with self.assertRaisesRegex(ValueError, "read-only"):
