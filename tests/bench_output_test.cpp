@@ -254,6 +254,19 @@ TEST(BenchAgainst, compares_with_another_machine_only_the_fraction_of_the_ceilin
   EXPECT_FALSE(same.changes[5].of_ceiling);
 }
 
+TEST(BenchAgainst, prints_no_control_character_of_a_file) {
+  json before = made_up({});
+  json now = made_up({.step = 1.1, .seed = 2});
+  before["machine"]["cpu"] = "\x1b[2Jthat";
+  for (json* report : {&before, &now}) (*report)["results"][0]["method"] = "a\x1b[31mm\nother";
+  now["results"][1]["method"] = "new\r";
+  const std::string text = to_text(compare_reports(before, now));
+  for (const char* part : {"\\x1b[2Jthat", "a\\x1b[31mm\\x0aother", "new\\x0d"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+  }
+  EXPECT_TRUE(std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || c >= 0x20 || c < 0; })) << text;
+}
+
 // --- The page
 
 void expect_sound(const std::string& page) {

@@ -8,6 +8,8 @@
 #include <map>
 #include <string_view>
 
+#include "host/text.hpp"
+
 namespace adamant::tools {
 namespace {
 
@@ -82,7 +84,7 @@ std::string warning_of(const nlohmann::json& old_report, const nlohmann::json& n
   const std::string now = machine_of(new_report);
   if (before == now && !now.empty()) return "";
   const auto or_unknown = [](const std::string& machine) {
-    return machine.empty() ? std::string("a machine that it does not name") : machine;
+    return machine.empty() ? std::string("a machine that it does not name") : host::printable(machine);
   };
   if (before.empty() || now.empty()) {
     return fmt::format("the old report is of {}, the new one of {}: compared is only the fraction of the ceiling",
@@ -92,7 +94,7 @@ std::string warning_of(const nlohmann::json& old_report, const nlohmann::json& n
       "ANOTHER MACHINE: the old report is of {}, the new one of {}. Compared is only the fraction of the ceiling, "
       "which "
       "differs from one machine to another",
-      before, now);
+      or_unknown(before), or_unknown(now));
 }
 
 Verdict verdict_of(const Shift& shift) {
@@ -130,7 +132,7 @@ std::string line(const Change& change) {
                                                  change.old_repetitions, change.new_repetitions);
   const std::string time =
       change.times_old && change.of_ceiling ? fmt::format(", time {}", percent(*change.times_old)) : "";
-  return fmt::format("  {:<9} {:<48} {} ({}; {}{})\n", name(change.verdict), change.what.text(),
+  return fmt::format("  {:<9} {:<48} {} ({}; {}{})\n", name(change.verdict), host::printable(change.what.text()),
                      percent(change.shift.estimate), interval, values, time);
 }
 
@@ -215,7 +217,7 @@ std::string to_text(const Comparison& comparison) {
   const auto list = [&](const char* heading, const std::vector<BenchCase>& cases) {
     if (cases.empty()) return;
     text += fmt::format("{}\n", heading);
-    for (const BenchCase& what : cases) text += fmt::format("  {}\n", what.text());
+    for (const BenchCase& what : cases) text += fmt::format("  {}\n", host::printable(what.text()));
   };
   list("Only in the old report:", comparison.only_old);
   list("Only in the new report:", comparison.only_new);
