@@ -261,24 +261,26 @@ class Contender:
         self.next = (self.next + 1) % len(self.steps)
 
 
-def disagreement(machine, ours, theirs, sizes, learning_rate):
-    """What differs after three steps from the same start with gradients that change; None if nothing."""
-    results = []
-    for make in (ours, theirs):
-        parameters = machine.tensors(sizes, seed=1)
-        optimizer = make(parameters)
-        for step, factor in enumerate((100.0, -50.0, 300.0)):
-            for parameter, other in zip(parameters, machine.tensors(sizes, seed=2 + step)):
-                parameter.grad.copy_(factor * other.grad)
-            optimizer.step()
-        results.append(machine.torch.cat([parameter.detach().double().flatten() for parameter in parameters]))
+def after_three_steps(machine, make, sizes):
+    """The parameters, from a start and with gradients that are always the same and change from step to step."""
+    parameters = machine.tensors(sizes, seed=1)
+    optimizer = make(parameters)
+    for step, factor in enumerate((100.0, -50.0, 300.0)):
+        for parameter, other in zip(parameters, machine.tensors(sizes, seed=2 + step)):
+            parameter.grad.copy_(factor * other.grad)
+        optimizer.step()
+    return machine.torch.cat([parameter.detach().double().flatten() for parameter in parameters])
+
+
+def disagreement(ours, theirs, learning_rate):
+    """What differs after three steps; None if nothing does."""
     # A few roundings of the parameter and a ten-thousandth of a step: other orders of the same operations.
-    error = (results[0] - results[1]).abs() - 1e-6 * results[0].abs() - 1e-4 * learning_rate
+    error = (ours - theirs).abs() - 1e-6 * ours.abs() - 1e-4 * learning_rate
     worst = int(error.argmax())
     if error[worst] <= 0:  # false for a NaN
         return None
-    return (f"parameter {worst} is {results[1][worst].item():.9g} after three steps, {results[0][worst].item():.9g} "
-            "with the library")
+    return (f"parameter {worst} is {theirs[worst].item():.9g} after three steps, {ours[worst].item():.9g} with the "
+            "library")
 
 
 def median_and_spread(values):
@@ -313,7 +315,7 @@ class Run:
             return
         bytes_of_set = 4 * total * (2 + 2 * (len(peers) + 1))
         sets = 1 if self.quick else max(1, min(64, math.ceil(CACHES * last_cache_bytes(machine.torch, machine.device) /
-                                                             (16 * total))))
+                                                             (8 * total))))
         needed = sets * bytes_of_set + 4 * 4 * total  # and what a step with temporaries has in between
         free = free_bytes(machine.torch, machine.device)
         if needed > free:
@@ -324,9 +326,11 @@ class Run:
             return Ours(method, parameters, machine.threads, control)
 
         agreed = []
+        some = [min(size, 1000) for size in sizes[:50]]
+        expected = after_three_steps(machine, ours, some)
         for name, make in peers:
             try:
-                differs = disagreement(machine, ours, make, [min(size, 1000) for size in sizes[:50]],
+                differs = disagreement(expected, after_three_steps(machine, make, some),
                                        METHODS[method]["learning_rate"])
                 if differs:
                     self.miss(f"{name}, {method} {pipeline}", f"not timed, its result differs: {differs}")

@@ -55,7 +55,7 @@ class DeviceArray {
   std::int64_t count_;
 };
 
-// The bytes of the host's memory that can be had without swapping.
+// The bytes of the host's memory that can be had without swapping and within the limits of control groups (version 2).
 std::int64_t memory_available();
 
 }  // namespace adamant::host
