@@ -53,7 +53,7 @@ links() {  # FILE...: those that there are
 @media (prefers-color-scheme: dark) {
   :root { --ground: #16181a; --ink: #e4e4e0; --faint: #202326; --edge: #3a3e42; --link: #8ab8e8; }
 }
-body { background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; max-width: 72rem;
+body { background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; max-width: 80rem;
   margin: 0 auto; padding: 1.5rem; }
 h1 { font-size: 1.6rem; margin: 0 0 .5rem; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; }

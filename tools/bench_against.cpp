@@ -224,8 +224,9 @@ std::string to_text(const Comparison& comparison) {
   list("Not compared, because there is no ceiling and another machine measured:", comparison.without_ceiling);
   return text +
          fmt::format(
-             "{} rows compared: {} slower, {} faster, {} with too few repetitions to tell, {} the same within noise.\n",
-             comparison.changes.size(), count_of(comparison, Verdict::slower), count_of(comparison, Verdict::faster),
+             "{} {} compared: {} slower, {} faster, {} with too few repetitions to tell, {} the same within noise.\n",
+             comparison.changes.size(), comparison.changes.size() == 1 ? "row" : "rows",
+             count_of(comparison, Verdict::slower), count_of(comparison, Verdict::faster),
              count_of(comparison, Verdict::undecided), count_of(comparison, Verdict::same));
 }
 
