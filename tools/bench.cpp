@@ -142,6 +142,7 @@ std::vector<Shape> BenchOptions::all_shapes() const {
     }
   }
   std::vector<Shape> all;
+  all.reserve(counts.size() + names.size());
   for (const std::int64_t count : counts) all.push_back(bench::one_tensor(count));
   for (const std::string& name : names) all.push_back(bench::shape_from(name).value());
   return all;
@@ -552,7 +553,7 @@ class Bench {
     if (scaling()) label += fmt::format(", {} threads", threads);
     nlohmann::json entry{
         {"storage", host::short_name(kind.storage)}, {"pipeline", name(kind.pipeline)}, {"shape", shape.name}};
-    const auto result = measure(request, label, entry);
+    auto result = measure(request, label, entry);
     ++done_;
     progress_.clear();
     if (!result) return std::nullopt;
