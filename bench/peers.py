@@ -213,8 +213,8 @@ class Machine:
     def __init__(self, torch, device, threads):
         self.torch, self.device = torch, torch.device(device)
         if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
-            self.device = torch.device("cuda", torch.cuda.current_device())
+            self.device = torch.device("cuda", self.device.index or 0)
+            torch.cuda.set_device(self.device)  # which refuses "cuda" without a number
         else:
             torch.set_num_threads(threads)
         self.threads = threads

@@ -71,10 +71,17 @@ def cat(tensors):
     return Tensor(numpy.concatenate([tensor.values for tensor in tensors]))
 
 
-def device(kind):
-    if kind != "cpu":
-        raise RuntimeError(f"this stand-in has no {kind}\nand more")
-    return Tensor.device
+def device(kind, index=None):
+    if kind == "cpu":
+        return Tensor.device
+    kind, _, number = kind.partition(":")
+    return types.SimpleNamespace(type=kind, index=int(number) if number else index)
+
+
+def set_device(where):
+    if where.index is None:  # as PyTorch does
+        raise ValueError(f"Expected a torch.device with a specified index or an integer, but got:{where.type}")
+    raise RuntimeError(f"this stand-in has no {where.type}:{where.index}\nand more")
 
 
 def set_num_threads(count):
@@ -132,4 +139,4 @@ def clip_grad_norm_(parameters, norm):
 
 optim = types.SimpleNamespace(SGD=SGD, Adam=Adam, AdamW=AdamW, RMSprop=RMSprop)
 nn = types.SimpleNamespace(Parameter=lambda tensor: tensor, utils=types.SimpleNamespace(clip_grad_norm_=clip_grad_norm_))
-cuda = types.SimpleNamespace(is_available=lambda: False)
+cuda = types.SimpleNamespace(is_available=lambda: False, set_device=set_device)
