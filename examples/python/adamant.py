@@ -188,6 +188,9 @@ def as_array(given):
     """An Array as it is, and that of a NumPy array."""
     if isinstance(given, Array):
         return given
+    if not hasattr(given, "flags"):
+        raise TypeError("adamant takes NumPy arrays, and adamant.Array(address, count, type) for what else there is, not a "
+                        f"{type(given).__name__}")
     if not given.flags.c_contiguous:
         raise ValueError("adamant takes contiguous arrays only: numpy.ascontiguousarray() makes one")
     if given.dtype.name not in TYPES or not given.dtype.isnative:
@@ -196,8 +199,15 @@ def as_array(given):
     return Array(given.ctypes.data, given.size, given.dtype.name, given.flags.writeable, given)
 
 
+def _choice(table, name, what):
+    """The number of a choice by its name."""
+    if name not in table:
+        raise ValueError(f"{what} is {name!r}; allowed: {', '.join(table)}")
+    return table[name]
+
+
 def _c_array(array):
-    return adamant_array(array.address, array.count, TYPES[array.type])
+    return adamant_array(array.address, array.count, _choice(TYPES, array.type, "the type of an Array"))
 
 
 def _c_options(options):
@@ -219,10 +229,10 @@ class Optimizer:
 
     def __init__(self, method, options=None, device="cpu", threads=0, simd="best", tile=0):
         kind, _, index = device.partition(":")
-        if kind not in ("cpu", "cuda"):
+        if device not in ("cpu", "cuda") and not (kind == "cuda" and index.isdecimal()):
             raise ValueError(f'device is "{device}"; allowed: "cpu" and "cuda:N"')
         settings = adamant_settings(device=int(kind == "cuda"), device_index=int(index or 0), threads=threads,
-                                    simd=SIMD[simd], tile=tile)
+                                    simd=_choice(SIMD, simd, "simd"), tile=tile)
         self._handle = c_void_p()
         self._destroy = load().adamant_destroy
         self._arrays = {}  # of each tensor, which must live as long as it
@@ -250,7 +260,8 @@ class Optimizer:
             name=name.encode(), parameter=_c_array(arrays[0]), gradient=_c_array(arrays[1]),
             copy=adamant_array() if copy is None else _c_array(arrays[2]),
             shape=(c_int64 * len(shape))(*shape), dimensions=len(shape), group=group,
-            state_type=TYPES[state_type] if state_type else 0, master=MASTERS[master],
+            state_type=_choice(TYPES, state_type, "state_type") if state_type else 0,
+            master=_choice(MASTERS, master, "master"),
             zero_gradient=int(zero_gradient), gradient_is_const=int(not arrays[1].writable))
         identifier = c_int64()
         call("add", self._handle, byref(tensor), byref(identifier))
@@ -314,7 +325,7 @@ class Optimizer:
 
     def set_control(self, stream=None, **fields):
         """The fields of adamant_step_control: set_control(clip_norm=1.0, non_finite="skip")."""
-        fields["non_finite"] = NON_FINITE[fields.get("non_finite", "propagate")]
+        fields["non_finite"] = _choice(NON_FINITE, fields.get("non_finite", "propagate"), "non_finite")
         call("set_control", self._handle, byref(adamant_step_control(**fields)), stream)
 
     def report(self, stream=None):

@@ -169,8 +169,20 @@ class Optimizer(unittest.TestCase):
             adamant.Optimizer("sgd")
         self.assertEqual(caught.exception.status, "invalid_argument")
         self.assertIn("adamw", adamant.methods())
-        with self.assertRaisesRegex(ValueError, "tpu"):
-            adamant.Optimizer("adam", device="tpu")
+        for device in ("tpu", "cpu:1", "cuda:", "cuda:x"):
+            with self.assertRaisesRegex(ValueError, f'"{device}"; allowed: "cpu" and "cuda:N"'):
+                adamant.Optimizer("adam", device=device)
+        with self.assertRaisesRegex(ValueError, "simd is 'sse'; allowed: best, baseline"):
+            adamant.Optimizer("adam", simd="sse")
+        ones = np.ones(6, np.float32)
+        with self.assertRaisesRegex(TypeError, "not a list"):
+            self.optimizer.add("y", ones, [1.0] * 6)
+        with self.assertRaisesRegex(ValueError, "master is 'half'; allowed: automatic, none"):
+            self.optimizer.add("y", ones, ones, master="half")
+        with self.assertRaisesRegex(ValueError, "state_type is 'int8'; allowed: float32"):
+            self.optimizer.add("y", ones, ones, state_type="int8")
+        with self.assertRaisesRegex(ValueError, "non_finite is 'ignore'; allowed: propagate, skip"):
+            self.optimizer.set_control(non_finite="ignore")
         with self.assertRaisesRegex(adamant.Error, "cuda:1000000") as caught:
             adamant.Optimizer("adam", device="cuda:1000000")
         self.assertEqual(caught.exception.status, "unavailable")
