@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <vector>
 
@@ -34,6 +35,12 @@ std::string failure(const CLI::App* program, const CLI::Error& error) {
   return fmt::format("adamant: {} (--help says more)\n", what);
 }
 
+// Errors of the library say "safetensors file ..." and the like, where it is not known which program reads it.
+void say(const std::exception& error) {
+  const std::string_view what = error.what();
+  fmt::print(stderr, "{}{}\n", what.starts_with("adamant: ") ? "" : "adamant: ", what);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -42,7 +49,7 @@ int main(int argc, char** argv) try {
   program.set_version_flag("--version", std::string(adamant::version()));
   program.failure_message(failure);
   program.require_subcommand(1);
-  program.footer("Exit code: 0 all went well, 1 a comparison failed, 2 bad usage or unreadable input.");
+  program.footer("Exit code: 0 all went well, 1 a comparison failed, 2 bad usage or unreadable input, 130 Ctrl-C.");
   const std::vector<adamant::tools::Command> commands{
       adamant::tools::add_info(program), adamant::tools::add_descend(program), adamant::tools::add_bench(program),
       adamant::tools::add_compare(program), adamant::tools::add_replay(program)};
@@ -60,15 +67,15 @@ int main(int argc, char** argv) try {
   }
   return kBadUsage;
 } catch (const adamant::tools::Interrupted& error) {
-  fmt::print(stderr, "{}\n", error.what());
+  say(error);
   return kInterrupted;
 } catch (const adamant::OutOfDeviceMemory& error) {
-  fmt::print(stderr, "{}\n", error.what());
+  say(error);
   return kBadUsage;
 } catch (const std::bad_alloc&) {
   fmt::print(stderr, "adamant: out of memory\n");
   return kBadUsage;
 } catch (const std::exception& error) {
-  fmt::print(stderr, "{}\n", error.what());
+  say(error);
   return kBadUsage;
 }
