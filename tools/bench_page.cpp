@@ -261,9 +261,10 @@ std::string bandwidth_picture(const std::string& name, const std::string& of_wha
                  [&](const BenchRow* row) { return row->what.method == methods[i]; });
     std::stable_sort(of_method.begin(), of_method.end(),
                      [](const BenchRow* left, const BenchRow* right) { return left->what.count < right->what.count; });
+    const std::size_t line = i / kColumns;
     svg += fmt::format("<g transform=\"translate({:g} {:g})\">\n{}</g>\n",
-                       kLeft + kAcross * static_cast<double>(i % kColumns),
-                       kTop + kDown * static_cast<double>(i / kColumns), bandwidth_panel(methods[i], of_method, frame));
+                       kLeft + kAcross * static_cast<double>(i % kColumns), kTop + kDown * static_cast<double>(line),
+                       bandwidth_panel(methods[i], of_method, frame));
   }
   return svg + bandwidth_legend(frame, height - 14) + "</svg></figure>\n";
 }
@@ -292,7 +293,9 @@ std::string ratio_picture(const std::string& name, const std::string& of_what,
                kNames + kWidth + 60, height);
   svg += fmt::format("<g transform=\"translate({:g} {:g})\">\n", kNames + 20, kTop);
   // The powers of ten, and between them as many as there is room for.
-  for (double power = std::pow(10, std::floor(std::log10(x.low))); power < x.high; power *= 10) {
+  const int last = static_cast<int>(std::floor(std::log10(x.high)));
+  for (int exponent = static_cast<int>(std::floor(std::log10(x.low))); exponent <= last; ++exponent) {
+    const double power = std::pow(10, exponent);
     for (const double factor : {1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0}) {
       const double value = factor * power;
       const double span = x.high / x.low;
@@ -533,7 +536,9 @@ std::string value_text(const json& value) {
 void add_fact(std::string& html, const std::string& name, const json& value) {
   if (value.is_null()) return;
   if (value.is_object()) {
-    for (const auto& [key, inner] : value.items()) add_fact(html, name.empty() ? key : name + ": " + key, inner);
+    for (const auto& [key, inner] : value.items()) {
+      add_fact(html, name.empty() ? key : fmt::format("{}: {}", name, key), inner);
+    }
     return;
   }
   std::string words = name;
