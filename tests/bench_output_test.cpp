@@ -320,6 +320,21 @@ TEST(BenchPage, shows_the_merged_files_of_a_gpu_with_pins_peers_shapes_and_types
   EXPECT_EQ(count_of(page, "<circle class=\"rate\""), 21U);
   // Three baselines of 30 rows, and 59 of PyTorch.
   EXPECT_EQ(count_of(page, "<circle class=\"ratio\""), 90U + 59U);
+  // Names, which end at 10 to the left of the lines, have room: six units and a half for a letter of twelve.
+  const std::string name_begins = "text-anchor=\"end\">";
+  std::size_t names = 0;
+  for (std::size_t at = page.find(">How many times as long"); at != std::string::npos;
+       at = page.find(">How many times as long", at + 1)) {
+    const std::string picture = page.substr(at, page.find("</figure>", at) - at);
+    const double room = std::stod(picture.substr(picture.find("translate(") + 10)) - 10;
+    for (std::size_t name = picture.find(name_begins); name != std::string::npos;
+         name = picture.find(name_begins, name + 1), ++names) {
+      const std::size_t begin = name + name_begins.size();
+      const std::string text = picture.substr(begin, picture.find('<', begin) - begin);
+      EXPECT_GE(room, 6.5 * static_cast<double>(text.size())) << text;
+    }
+  }
+  EXPECT_GT(names, 30U);
   for (const char* part :
        {"NVIDIA H200", "580.159.04", "pin rate, 4814 GB/s", "PyTorch 2.11.0+cu130 fused", "thrust", "unfused",
         "Many tensors", "10000 × 64", "Types and pipelines", "bfloat16/bfloat16/float32/remainder", "1.27×"}) {

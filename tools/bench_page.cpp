@@ -272,9 +272,9 @@ std::string bandwidth_picture(const std::string& name, const std::string& of_wha
 // What others take for steps of one size: a line for each of them, a dot for each method.
 std::string ratio_picture(const std::string& name, const std::string& of_what,
                           const std::vector<const BenchRatio*>& ratios) {
-  constexpr double kNames = 250;
   constexpr double kWidth = 620;
   constexpr double kLine = 24;
+  constexpr double kLetter = 7.2;  // on average, at most
   double least = 0.8;
   double most = 1.25;
   for (const BenchRatio* ratio : ratios) {
@@ -284,14 +284,16 @@ std::string ratio_picture(const std::string& name, const std::string& of_what,
   const Axis x{least / 1.15, most * 1.15, kWidth, true};
   const auto others = distinct<std::string>(ratios, [](const BenchRatio* ratio) { return ratio->name; });
   const auto methods = distinct<std::string>(ratios, [](const BenchRatio* ratio) { return ratio->what.method; });
+  double room = 250;  // of the longest name: "PyTorch 2.11.0+cu130 GradScaler.unscale_ + clip_grad_norm_ + fused"
+  for (const std::string& other : others) room = std::max(room, kLetter * static_cast<double>(other.size()));
   const double bottom = kLine * static_cast<double>(others.size()) + 8;
   const double height = kTop + bottom + 84;
   std::string svg =
       svg_head(name, "How many times as long others take, " + of_what,
                "A line for each other way to do the same step, a dot for each method. Across, logarithmic: its time "
                "divided by the library's; to the right of 1 it is slower. The table below has the numbers.",
-               kNames + kWidth + 60, height);
-  svg += fmt::format("<g transform=\"translate({:g} {:g})\">\n", kNames + 20, kTop);
+               room + kWidth + 60, height);
+  svg += fmt::format("<g transform=\"translate({:g} {:g})\">\n", room + 20, kTop);
   // The powers of ten, and between them as many as there is room for.
   const int last = static_cast<int>(std::floor(std::log10(x.high)));
   for (int exponent = static_cast<int>(std::floor(std::log10(x.low))); exponent <= last; ++exponent) {
@@ -332,7 +334,7 @@ std::string ratio_picture(const std::string& name, const std::string& of_what,
     svg += fmt::format("<circle cx=\"{:.2f}\" cy=\"{:.2f}\" r=\"4.5\" fill=\"{}\"/>\n", at + 5, bottom + 58,
                        ink_of(method));
     svg += svg_text(at + 15, bottom + 62, "start", method);
-    at += 40 + 7.2 * static_cast<double>(method.size());
+    at += 40 + kLetter * static_cast<double>(method.size());
   }
   return svg + "</g>\n</svg></figure>\n";
 }
