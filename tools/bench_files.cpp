@@ -52,7 +52,7 @@ void BenchFiles::add_to(CLI::App& app) {
   CLI::Option* from =
       app.add_option("--from", from_,
                      "measure nothing and take the report from this JSON; may be given several times for files of one "
-                     "machine, those of bench/pytorch.py and bench/peers.py among them")
+                     "machine, those of bench/peers.py among them")
           ->type_name("FILE")
           ->take_all()
           ->check(not_empty());
