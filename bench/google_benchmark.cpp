@@ -28,9 +28,6 @@ namespace {
 
 // Without a filter: a minute or two.
 constexpr const char* kUsual = "/(1048576|16777216)/update/float32-float32-float32/[a-z0-9:]*/(step|ceiling|copy)/";
-constexpr int kSmallestPower = 10;
-constexpr int kLargestPower = 28;
-constexpr std::int64_t kLargest = 1000000000;
 
 // A request whose ceiling and contenders are chosen when the first benchmark of it runs.
 class Prepared {
@@ -136,25 +133,10 @@ void run(benchmark::State& state, Store& store, const Case& one, const std::stri
   state.SkipWithError(error.what());
 }
 
-std::vector<Shape> all_shapes() {
-  std::vector<Shape> shapes;
-  for (int power = kSmallestPower; power <= kLargestPower; power += 2) {
-    shapes.push_back(one_tensor(std::int64_t{1} << power));
-  }
-  shapes.push_back(one_tensor(kLargest));
-  for (const char* several : {"200x1048576", "10000x64"}) shapes.push_back(shape_from(several).value());
-  shapes.insert(shapes.end(), networks().begin(), networks().end());
-  return shapes;
-}
-
 std::vector<Device> all_devices() {
   std::vector<Device> devices{Device::cpu()};
   for (std::size_t i = 0; i < kernels::cuda_devices().size(); ++i) devices.push_back(Device::cuda(static_cast<int>(i)));
   return devices;
-}
-
-bool is_plain(const Request& request) {
-  return request.storage == kPlainFloat32 && request.pipeline == Pipeline::update;
 }
 
 std::vector<std::string> all_that_is_compared(const Request& request) {
@@ -162,8 +144,8 @@ std::vector<std::string> all_that_is_compared(const Request& request) {
   std::vector<std::string> all{"step", "ceiling"};
   if (request.shape.tensors() > 1) all.emplace_back("one-tensor");
   if (on_gpu) all.insert(all.end(), {"graph", "host"});
-  if (is_plain(request)) all.emplace_back("copy");
-  if (is_plain(request) && on_gpu) all.insert(all.end(), {"thrust", "cub", "unfused"});
+  if (request.is_plain_float32()) all.emplace_back("copy");
+  if (request.is_plain_float32() && on_gpu) all.insert(all.end(), {"thrust", "cub", "unfused"});
   return all;
 }
 
@@ -190,7 +172,7 @@ void register_kinds(Store& store, const Request& request) {
       of_kind.storage = storage;
       of_kind.pipeline = pipeline;
       register_one(store, of_kind);
-      if (!is_plain(of_kind)) continue;
+      if (!of_kind.is_plain_float32()) continue;
       of_kind.hot = true;
       register_one(store, of_kind);
     }

@@ -87,10 +87,6 @@ struct Layout {
   std::int64_t bytes = 0;
 };
 
-bool is_plain_float32(const Request& request) {
-  return request.storage == kPlainFloat32 && request.pipeline == Pipeline::update;
-}
-
 // One set of buffers and what steps it.
 struct Set {
   std::vector<std::shared_ptr<std::byte>> buffers;
@@ -137,7 +133,7 @@ struct Set {
       if (one_tensor) one_tensor->set_control({.clip_norm = kClipNorm}, bed.stream());
     }
     find_arrays(memory, layout, bed);
-    if (is_plain_float32(request)) keep_tensors(request, scratch);
+    if (request.is_plain_float32()) keep_tensors(request, scratch);
     for (int step = 0; step < kStepsBefore; ++step) {
       optimizer.step(bed.stream());
       if (one_tensor) one_tensor->step(bed.stream());
@@ -255,7 +251,7 @@ Checked check_on(const Request& request, const Baseline& baseline, Set& set, con
 }
 
 std::string why_no_baselines(const Request& request, const Bed& bed) {
-  if (!is_plain_float32(request)) return "they are float32 only, and the update alone";
+  if (!request.is_plain_float32()) return "they are float32 only, and the update alone";
   const std::vector<Option> options = adamant::options(request.method);
   const std::vector<Option> usual = adamant::options(make_method(name(request.method)));
   for (std::size_t i = 0; i < options.size(); ++i) {

@@ -70,6 +70,20 @@ const std::vector<Shape>& networks() {
   return all;
 }
 
+std::vector<Shape> all_shapes() {
+  constexpr int kSmallestPower = 10;
+  constexpr int kLargestPower = 28;
+  constexpr std::int64_t kLargest = 1000000000;
+  std::vector<Shape> shapes;
+  for (int power = kSmallestPower; power <= kLargestPower; power += 2) {
+    shapes.push_back(one_tensor(std::int64_t{1} << power));
+  }
+  shapes.push_back(one_tensor(kLargest));
+  for (const char* several : {"200x1048576", "10000x64"}) shapes.push_back(shape_from(several).value());
+  shapes.insert(shapes.end(), networks().begin(), networks().end());
+  return shapes;
+}
+
 std::optional<Shape> shape_from(std::string_view text) {
   for (const Shape& network : networks()) {
     if (network.name == text) return network;

@@ -24,6 +24,9 @@ Shape one_tensor(std::int64_t count);
 // The networks, computed from their architecture: "gpt2-124m", "gpt2-1.5b" and "resnet-50".
 const std::vector<Shape>& networks();
 
+// All that a full run measures: one tensor of 2^10, 2^12 ... 2^28 and 10^9 parameters, and those of several tensors.
+std::vector<Shape> all_shapes();
+
 // A network by its name, or TENSORSxPARAMETERS: from 2 to kMostTensors tensors, of all together from 1 to
 // kMostParameters parameters. None where the text is neither.
 std::optional<Shape> shape_from(std::string_view text);

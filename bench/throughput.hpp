@@ -28,6 +28,9 @@ struct Request {
   Tuning tuning = {};
   bool hot = false;           // one set of buffers, which stays in the cache where it is small enough
   bool only_ceiling = false;  // nothing but the step, as a graph too where there are graphs, and its ceiling
+
+  // What the baselines do, too.
+  bool is_plain_float32() const { return storage == kPlainFloat32 && pipeline == Pipeline::update; }
 };
 
 // One of the ways without this library.

@@ -432,12 +432,7 @@ class BenchOutputCommand : public testing::Test {
   void expect_refused(const Words& words, const Words& parts) const {
     const auto files = std::distance(fs::directory_iterator(folder_.path()), fs::directory_iterator());
     const Outcome outcome = run(words);
-    EXPECT_EQ(outcome.exit_code, 2) << to_text(words, outcome);
-    EXPECT_EQ(outcome.out, "") << to_text(words, outcome);
-    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << to_text(words, outcome);
-    for (const std::string& part : parts) {
-      EXPECT_NE(outcome.err.find(part), std::string::npos) << "expected: " << part << '\n' << to_text(words, outcome);
-    }
+    test::expect_refusal(words, outcome, parts);
     EXPECT_EQ(std::distance(fs::directory_iterator(folder_.path()), fs::directory_iterator()), files);
   }
 

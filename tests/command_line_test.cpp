@@ -81,15 +81,7 @@ class CommandLine : public testing::Test {
   void expect_refused(const Words& words, const Words& parts, const test::RunLimits& limits = {}) const {
     const auto before = files();
     const Outcome outcome = run(words, limits);
-    EXPECT_EQ(outcome.exit_code, 2) << to_text(words, outcome);
-    EXPECT_EQ(outcome.signal, 0) << to_text(words, outcome);
-    EXPECT_EQ(outcome.out, "") << to_text(words, outcome);
-    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << to_text(words, outcome);
-    EXPECT_TRUE(outcome.err.ends_with('\n')) << to_text(words, outcome);
-    EXPECT_LT(outcome.err.size(), 600U) << to_text(words, outcome);
-    for (const std::string& part : parts) {
-      EXPECT_NE(outcome.err.find(part), std::string::npos) << "expected: " << part << '\n' << to_text(words, outcome);
-    }
+    test::expect_refusal(words, outcome, parts);
     EXPECT_LT(outcome.seconds, kQuickSeconds) << to_text(words, outcome);
     EXPECT_EQ(files(), before) << to_text(words, outcome);
   }

@@ -335,12 +335,7 @@ class DescendCommand : public testing::Test {
   void expect_refused(const Words& words, const Words& parts) const {
     const std::size_t before = count_files();
     const Outcome outcome = run(words);
-    EXPECT_EQ(outcome.exit_code, 2) << to_text(words, outcome);
-    EXPECT_EQ(outcome.out, "") << to_text(words, outcome);
-    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << to_text(words, outcome);
-    for (const std::string& part : parts) {
-      EXPECT_NE(outcome.err.find(part), std::string::npos) << "expected: " << part << '\n' << to_text(words, outcome);
-    }
+    test::expect_refusal(words, outcome, parts);
     EXPECT_EQ(count_files(), before) << to_text(words, outcome);
   }
 

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -35,6 +36,20 @@ inline std::string to_text(const std::vector<std::string>& words, const Outcome&
   for (const std::string& word : words) text += " '" + word + "'";
   return text + "\nexit code " + std::to_string(outcome.exit_code) + ", signal " + std::to_string(outcome.signal) +
          "\nstdout: " + outcome.out.substr(0, 2000) + "\nstderr: " + outcome.err.substr(0, 2000);
+}
+
+// A refusal of bad usage: exit code 2, nothing on standard output, and one short line that has all of `parts`.
+inline void expect_refusal(const std::vector<std::string>& words, const Outcome& outcome,
+                           const std::vector<std::string>& parts) {
+  EXPECT_EQ(outcome.exit_code, 2) << to_text(words, outcome);
+  EXPECT_EQ(outcome.signal, 0) << to_text(words, outcome);
+  EXPECT_EQ(outcome.out, "") << to_text(words, outcome);
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << to_text(words, outcome);
+  EXPECT_TRUE(outcome.err.ends_with('\n')) << to_text(words, outcome);
+  EXPECT_LT(outcome.err.size(), 600U) << to_text(words, outcome);
+  for (const std::string& part : parts) {
+    EXPECT_NE(outcome.err.find(part), std::string::npos) << "expected: " << part << '\n' << to_text(words, outcome);
+  }
 }
 
 struct RunLimits {

@@ -123,12 +123,8 @@ std::vector<Shape> BenchOptions::all_shapes() const {
   std::vector<std::int64_t> counts = sizes;
   std::vector<std::string> names = shapes;
   if (sizes.empty() && shapes.empty()) {
-    if (full) {
-      for (int power = 10; power <= 28; power += 2) counts.push_back(std::int64_t{1} << power);
-      counts.push_back(1000000000);
-      names = {"200x1048576", "10000x64"};
-      for (const Shape& network : bench::networks()) names.push_back(network.name);
-    } else if (quick) {
+    if (full) return bench::all_shapes();
+    if (quick) {
       counts = {kMillion / 16, kMillion};
       names = {"10000x64"};
     } else if (by_storage()) {
@@ -538,16 +534,15 @@ class Bench {
   std::optional<bench::Throughput> measure(const Kind& kind, const Method& method, const Shape& shape, int threads) {
     Tuning tuning = options_.tuning();
     tuning.threads = threads;
-    const bool is_plain = kind.storage == bench::kPlainFloat32 && kind.pipeline == bench::Pipeline::update;
-    const bench::Request request{.method = method,
-                                 .storage = kind.storage,
-                                 .pipeline = kind.pipeline,
-                                 .shape = shape,
-                                 .repetitions = options_.all_repetitions(),
-                                 .device = options_.make_device(),
-                                 .tuning = tuning,
-                                 .hot = options_.hot,
-                                 .only_ceiling = options_.by_storage() && !(options_.full && is_plain)};
+    bench::Request request{.method = method,
+                           .storage = kind.storage,
+                           .pipeline = kind.pipeline,
+                           .shape = shape,
+                           .repetitions = options_.all_repetitions(),
+                           .device = options_.make_device(),
+                           .tuning = tuning,
+                           .hot = options_.hot};
+    request.only_ceiling = options_.by_storage() && !(options_.full && request.is_plain_float32());
     std::string label = fmt::format("{} at {}", name(method), shape.name);
     if (options_.by_storage()) label += fmt::format(", {} of {}", name(kind.pipeline), host::short_name(kind.storage));
     if (scaling()) label += fmt::format(", {} threads", threads);

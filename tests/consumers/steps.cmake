@@ -53,3 +53,20 @@ function(expect_output expected)  # COMMAND WORD...: a regular expression
     message(FATAL_ERROR "${ARGN} (${result}) printed\n${output}\nand not ${expected}")
   endif()
 endfunction()
+
+# Sets `skipped` where there is no make or pkg-config; otherwise builds in HERE with a Makefile, which finds the installed
+# library through pkg-config, and leaves the folder of adamant.pc in `pkg_config_path`.
+function(make_with_pkg_config makefile)  # and more words for make
+  if(NOT PKG_CONFIG OR NOT MAKE)
+    message("skipped: make or pkg-config is not installed")
+    set(skipped TRUE PARENT_SCOPE)
+    return()
+  endif()
+  file(GLOB_RECURSE file "${INSTALLED}/adamant.pc")
+  cmake_path(GET file PARENT_PATH folder)
+  file(REMOVE_RECURSE "${HERE}")
+  file(MAKE_DIRECTORY "${HERE}")
+  run("${CMAKE_COMMAND}" -E env "PKG_CONFIG_PATH=${folder}" "${MAKE}" -C "${HERE}" -f "${makefile}" "PKG_CONFIG=${PKG_CONFIG}"
+    ${ARGN})
+  set(pkg_config_path "${folder}" PARENT_SCOPE)
+endfunction()

@@ -1,15 +1,9 @@
 # Builds the example in C with an installed library of a KIND, through pkg-config and a C compiler, which links no C++.
 include("${CMAKE_CURRENT_LIST_DIR}/../steps.cmake")
-if(NOT PKG_CONFIG OR NOT MAKE)
-  message("skipped: make or pkg-config is not installed")
+make_with_pkg_config("${SOURCE}/examples/c/Makefile" "CC=${C_COMPILER}" "CFLAGS=-O2 ${FLAGS}")
+if(skipped)
   return()
 endif()
-file(GLOB_RECURSE file "${INSTALLED}/adamant.pc")
-cmake_path(GET file PARENT_PATH folder)
-file(REMOVE_RECURSE "${HERE}")
-file(MAKE_DIRECTORY "${HERE}")
-run("${CMAKE_COMMAND}" -E env "PKG_CONFIG_PATH=${folder}" "${MAKE}" -C "${HERE}" -f "${SOURCE}/examples/c/Makefile"
-  "PKG_CONFIG=${PKG_CONFIG}" "CC=${C_COMPILER}" "CFLAGS=-O2 ${FLAGS}")
 expect_output("^y = 3\\.0000 x\\^2 -2\\.0000 x \\+0\\.5000\nresumed: the same bits\nadamant: adam: learning_rate = -1 is not"
   "${CMAKE_COMMAND}" -E chdir "${HERE}" ./fit)
 if(NOT CMAKE_HOST_SYSTEM_NAME STREQUAL Linux)

@@ -1,4 +1,4 @@
-# Sets `python` to one with NumPy that the installed shared library can be loaded into; says why and leaves it empty where
+# Sets `python` to one with NumPy that the installed shared library, `library`, can be loaded into; says why and leaves it empty where
 # there is none.
 set(python)
 if(SANITIZED)
@@ -16,3 +16,4 @@ else()
     message("skipped: there is no python3 with NumPy (Debian: python3-numpy)")
   endif()
 endif()
+file(GLOB_RECURSE library "${INSTALLED}/libadamant.so")

@@ -4,7 +4,6 @@ include("${CMAKE_CURRENT_LIST_DIR}/find.cmake")
 if(NOT python)
   return()
 endif()
-file(GLOB_RECURSE library "${INSTALLED}/libadamant.so")
 set(expected "^y = 3\\.0000 x -2\\.0000 after 500 steps\nresumed: the same bits\ninvalid_argument: adamant: adam: learning_rate = -1 ")
 # The library's path by an argument and by the environment.
 expect_output("${expected}" ${python} -B "${SOURCE}/examples/python/line.py" "${library}")
