@@ -370,6 +370,23 @@ TEST(BenchPage, keeps_hot_and_cold_rows_apart) {
   EXPECT_EQ(count_of(page, "<circle class=\"rate\""), 6U);
   EXPECT_EQ(count_of(page, "<td>hot</td>"), 3U);
   EXPECT_EQ(count_of(page, "<td>cold</td>"), 3U);
+
+  // The same rows both ways, and a second pipeline, so that there is a table of types and pipelines.
+  json both = made_up({});
+  const json more = both;
+  for (const json& row : more["results"]) {
+    for (const auto& [field, value] : std::map<std::string, json>{{"hot", true}, {"pipeline", "clip"}}) {
+      both["results"].push_back(row);
+      both["results"].back()[field] = value;
+    }
+  }
+  const std::string page_of_both = tools::to_page(both);
+  expect_sound(page_of_both);
+  const auto begin = page_of_both.find("<h2>Types and pipelines</h2>");
+  ASSERT_NE(begin, std::string::npos);
+  const std::string table = page_of_both.substr(begin, page_of_both.find("</table>", begin) - begin);
+  EXPECT_EQ(count_of(table, "<td>hot</td>"), 2U);   // the update of two methods
+  EXPECT_EQ(count_of(table, "<td>cold</td>"), 4U);  // and each pipeline of both
 }
 
 // Before reports said so, runs on a CPU stayed on one set of buffers, and those on a GPU did not.
