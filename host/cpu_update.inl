@@ -135,23 +135,60 @@ double halved(double* sums) {
   return sums[0];
 }
 
+// Adds whole rows of values to the sums, kRowsAtOnce of them in one pass over the sums; to each sum they are added one
+// after the other all the same. Asks for the values one chunk on, because rows lie about a page apart and what the
+// processor fetches ahead by itself ends with the page; asking for what is not there does nothing.
+template <int kRowsAtOnce, typename Gradient>
+void add_rows(const Gradient* __restrict values, std::int64_t count, double* __restrict sums) {
+  constexpr std::int64_t kAtOnce = std::int64_t{kRowsAtOnce} * kernels::kAccumulators;
+  constexpr int kCacheLine = 64 / sizeof(Gradient);
+  for (; count > 0; count -= kAtOnce, values += kAtOnce) {
+    for (int line = 0; line < kernels::kAccumulators; line += kCacheLine) {
+      for (int row = 0; row < kRowsAtOnce; ++row) {
+        const auto here = reinterpret_cast<std::uintptr_t>(values + row * kernels::kAccumulators + line);
+        __builtin_prefetch(reinterpret_cast<const void*>(here + kChunk * sizeof(Gradient)));
+      }
+      for (int i = line; i < line + kCacheLine; ++i) {
+        double sum = sums[i];
+        for (int row = 0; row < kRowsAtOnce; ++row) {
+          const auto value = kernels::widened<double>(values[row * kernels::kAccumulators + i]);
+          sum = sum + value * value;
+        }
+        sums[i] = sum;
+      }
+    }
+  }
+}
+
+// An infinity less itself is a NaN, and so is a NaN; whatever is finite gives zero. Where values have at most 32 bits
+// their squares are far from the largest double, and the sum says it for all.
+template <typename Gradient>
+bool are_finite(const Gradient* values, std::int64_t count, double sum_of_squares) {
+  if constexpr (sizeof(Gradient) < sizeof(double)) {
+    return sum_of_squares - sum_of_squares == 0.0;
+  } else {
+    bool finite = true;
+    for (std::int64_t i = 0; i < count; ++i) finite &= values[i] - values[i] == 0.0;
+    return finite;
+  }
+}
+
 template <typename Gradient>
 SumOfSquares sum_of_squares(const void* gradient, std::int64_t count) {
   const auto* const values = static_cast<const Gradient*>(gradient);
   double sums[kernels::kAccumulators] = {};
-  // An infinity less itself is a NaN, and so is a NaN; whatever is finite gives zero.
-  double finite[kernels::kAccumulators] = {};
-  for (std::int64_t row = 0; row * kernels::kAccumulators < count; ++row) {
-    const std::int64_t first = row * kernels::kAccumulators;
-    const std::int64_t there = count - first < kernels::kAccumulators ? count - first : kernels::kAccumulators;
-    for (std::int64_t i = 0; i < there; ++i) {
-      const auto value = kernels::widened<double>(values[first + i]);
-      sums[i] = sums[i] + value * value;
-      finite[i] = finite[i] + (value - value);
-    }
+  const std::int64_t rows = count / kernels::kAccumulators * kernels::kAccumulators;
+  if (count == kChunk) {
+    add_rows<kernels::kRows>(values, rows, sums);
+  } else {
+    add_rows<1>(values, rows, sums);
   }
-  const double all_finite = halved(finite);
-  return {halved(sums), all_finite == 0.0};
+  for (std::int64_t i = rows; i < count; ++i) {
+    const auto value = kernels::widened<double>(values[i]);
+    sums[i - rows] = sums[i - rows] + value * value;
+  }
+  const double sum = halved(sums);
+  return {sum, are_finite(values, count, sum)};
 }
 
 double sum(const double* values, std::int64_t count) {
