@@ -1,7 +1,8 @@
 #!/bin/sh
 # A test that cannot fail is a defect: breaks one operation at a time in a copy of the tree and expects the tests to go
-# red. Prints a table of mutation and first red test; exits 1 when a mutation survives, 2 when one does not apply or
-# does not build (which does not count as red). scripts/mutation_check.sh [PATTERN]: only mutations that match PATTERN.
+# red. Prints a table of mutation and first red test as they come; exits 1 when a mutation survives, 2 when one does not
+# apply or does not build (which does not count as red). scripts/mutation_check.sh [PATTERN [WORKERS]]: only mutations
+# that match PATTERN (all), so many at a time (as there are cores); on two cores all take about an hour.
 #
 # Only the library is built again for a mutation; the tests, which hold no arithmetic of it, are linked again. One SIMD
 # level is enough: that all levels agree is tests/bits_test.cpp's job.
@@ -9,26 +10,47 @@ set -eu
 cd "$(dirname "$0")/.."
 source=$PWD
 pattern=${1:-.}
+workers=${2:-$(nproc)}
+case $workers in '' | *[!0-9]* | 0) echo "mutation check: WORKERS is \"$workers\"; allowed: 1 or more" >&2; exit 2 ;; esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir "$work/tree"
-tar -cf - --exclude='./build*' --exclude=./.git --exclude=./report . | tar -xf - -C "$work/tree"
-build=$work/build
+# Workers, which a shell starts deaf to Ctrl-C, stop after the mutation they are at.
+trap ': >"$work/stop"; wait; exit 130' INT TERM
 programs="adamant_tests adamant_digest_test adamant_replacement_test adamant_storage_test"
-cmake -G Ninja -S "$work/tree" -B "$build" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 \
-  -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=generic \
-  -DADAMANT_CUDA=OFF -DADAMANT_TESTS=ON -DADAMANT_BENCH=OFF -DADAMANT_TOOLS=OFF -DADAMANT_EXAMPLES=OFF >/dev/null
-cmake --build "$build" --target $programs >"$work/log" 2>&1 || { tail -20 "$work/log"; exit 2; }
-for program in $programs; do
-  ninja -C "$build" -t commands "$program" | tail -n 1 | sed 's/ && cd .*//' >"$work/link.$program"
-done
+# Threads that wait in a loop for each other would take the other workers' cores.
+export OMP_WAIT_POLICY=passive
+
+grep -v '^\(#\|$\)' scripts/mutations.txt | while IFS='|' read -r file label expression; do
+  if printf '%s %s\n' "$file" "$label" | grep -q -- "$pattern"; then
+    printf '%s|%s|%s\n' "$file" "$label" "$expression"
+  fi
+done >"$work/mutations"
+total=$(wc -l <"$work/mutations")
+[ "$total" -gt 0 ] || { echo "mutation check: no line of scripts/mutations.txt matches \"$pattern\"" >&2; exit 2; }
+[ "$workers" -le "$total" ] || workers=$total
+
+# A tree, a build and the link commands of the worker in $own.
+make_build() {
+  build=$own/build
+  mkdir -p "$own/tree"
+  tar -cf - --exclude='./build*' --exclude=./.git --exclude=./report . | tar -xf - -C "$own/tree"
+  {
+    cmake -G Ninja -S "$own/tree" -B "$build" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 \
+      -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=generic \
+      -DADAMANT_CUDA=OFF -DADAMANT_TESTS=ON -DADAMANT_BENCH=OFF -DADAMANT_TOOLS=OFF -DADAMANT_EXAMPLES=OFF &&
+      cmake --build "$build" --target $programs
+  } >"$own/log" 2>&1 || { tail -20 "$own/log"; return 1; }
+  for program in $programs; do
+    ninja -C "$build" -t commands "$program" | tail -n 1 | sed 's/ && cd .*//' >"$own/link.$program"
+  done
+}
 
 # red_in PROGRAM FILTER: the name of the first red test.
 red_in() {
-  "$build/tests/$1" --gtest_filter="$2" --gtest_brief=1 --gtest_fail_fast >"$work/out" 2>&1 || true
-  sed -n 's/^\[  FAILED  \] \([^ ,]*\).*(\([0-9]*\) ms).*/\1/p' "$work/out"
+  "$build/tests/$1" --gtest_filter="$2" --gtest_brief=1 --gtest_fail_fast >"$own/out" 2>&1 || true
+  sed -n 's/^\[  FAILED  \] \([^ ,]*\).*(\([0-9]*\) ms).*/\1/p' "$own/out"
   # A crash is red, too, and names no test.
-  grep -q '^\[==========\] [0-9]* test.* ran' "$work/out" || echo "$1.crashed"
+  grep -q '^\[==========\] [0-9]* test.* ran' "$own/out" || echo "$1.crashed"
 }
 
 # The first red test of each program, of which one is enough; the slow ones are asked only where the quick are green.
@@ -46,43 +68,54 @@ slow_red_tests() {
   [ -z "$red" ] || printf '%s\n' "$red"
 }
 
+# verdict FILE LABEL EXPRESSION: a line of the table.
+verdict() {
+  if ! sed "$3" "$source/$1" >"$own/mutant" || cmp -s "$own/mutant" "$source/$1"; then
+    echo "DOES NOT APPLY | $1 | $2"
+    return
+  fi
+  cp "$own/mutant" "$own/tree/$1"
+  if cmake --build "$build" --target adamant >"$own/log" 2>&1 &&
+    (cd "$build" && for program in $programs; do sh "$own/link.$program"; done) >>"$own/log" 2>&1; then
+    red=$(red_tests)
+    [ -n "$red" ] || red=$(slow_red_tests)
+    if [ -z "$red" ]; then echo "SURVIVED | $1 | $2"; else echo "red | $1 | $2 | $red"; fi
+  else
+    echo "DOES NOT BUILD | $1 | $2 | $(tail -5 "$own/log" | tr '\n' ' ')"
+  fi
+  cp -p "$source/$1" "$own/tree/$1"
+  touch "$own/tree/$1"
+}
+
+# Every so many-th mutation, beginning with this worker's number.
+worker() {
+  own=$work/$1
+  build=$own/build
+  [ -d "$build" ] || make_build || return
+  awk -v own="$1" -v workers="$workers" 'NR % workers == own' "$work/mutations" |
+    while IFS='|' read -r file label expression; do
+      [ ! -e "$work/stop" ] || break
+      verdict "$file" "$label" "$expression" | tee -a "$own/table"
+    done
+}
+
+own=$work/0  # which the first worker goes on with
+make_build || exit 2
 red=$(red_tests; slow_red_tests)
 if [ -n "$red" ]; then
   printf 'mutation check: red without a mutation:\n%s\n' "$red" >&2
   exit 2
 fi
-survived=0
-broken=0
-total=0
-while IFS='|' read -r file label expression; do
-  case $file in '' | '#'*) continue ;; esac
-  printf '%s %s\n' "$file" "$label" | grep -q -- "$pattern" || continue
-  total=$((total + 1))
-  sed "$expression" "$source/$file" >"$work/mutant"
-  if cmp -s "$work/mutant" "$source/$file"; then
-    echo "DOES NOT APPLY | $file | $label"
-    broken=$((broken + 1))
-    continue
-  fi
-  cp "$work/mutant" "$work/tree/$file"
-  if cmake --build "$build" --target adamant >"$work/log" 2>&1 &&
-    (cd "$build" && for program in $programs; do sh "$work/link.$program"; done) >>"$work/log" 2>&1; then
-    red=$(red_tests)
-    [ -n "$red" ] || red=$(slow_red_tests)
-    if [ -z "$red" ]; then
-      echo "SURVIVED | $file | $label"
-      survived=$((survived + 1))
-    else
-      echo "red | $file | $label | $red"
-    fi
-  else
-    echo "DOES NOT BUILD | $file | $label"
-    tail -5 "$work/log"
-    broken=$((broken + 1))
-  fi
-  cp -p "$source/$file" "$work/tree/$file"
-  touch "$work/tree/$file"
-done <"$source/scripts/mutations.txt"
-echo "mutation check: $total mutations, $survived survived, $broken did not apply or build"
-[ "$broken" -eq 0 ] || exit 2
+number=0
+while [ "$number" -lt "$workers" ]; do
+  worker "$number" &
+  number=$((number + 1))
+done
+wait
+cat "$work"/*/table >"$work/table" 2>/dev/null || :
+count() { grep -c "^$1" "$work/table" || true; }
+red=$(count 'red ')
+survived=$(count SURVIVED)
+echo "mutation check: $total mutations, $survived survived, $((total - red - survived)) did not apply or build"
+[ "$((red + survived))" -eq "$total" ] || exit 2
 [ "$survived" -eq 0 ]
