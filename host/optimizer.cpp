@@ -67,9 +67,6 @@ void check_number(const char* field, double value, double low, double high, cons
 [[gnu::noinline]] void check_control(const StepControl& control) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   constexpr double kLargestFloat = std::numeric_limits<float>::max();
-  const auto aligned = [](const float* pointer) {
-    return reinterpret_cast<std::uintptr_t>(pointer) % alignof(float) == 0;
-  };
   check_number("gradient_scale", control.gradient_scale, 0, kInfinity, "greater than 0 and finite");
   if (1.0 / control.gradient_scale > kLargestFloat) {
     refuse_control("gradient_scale", to_text(control.gradient_scale) + "; allowed: what has a float32 for its inverse");
@@ -82,8 +79,13 @@ void check_number(const char* field, double value, double low, double high, cons
   if (control.gradient_scale_pointer != nullptr && control.gradient_scale != 1.0) {
     refuse_control("gradient_scale", "there is a gradient_scale_pointer too; allowed: one of them");
   }
-  if (!aligned(control.gradient_scale_pointer)) refuse_control("gradient_scale_pointer", "not aligned to 4 bytes");
-  if (!aligned(control.found_non_finite)) refuse_control("found_non_finite", "not aligned to 4 bytes");
+  const auto check_aligned = [](const char* field, const float* pointer) {
+    const auto address = reinterpret_cast<std::uintptr_t>(pointer);
+    if (address % alignof(float) != 0)
+      refuse_control(field, "address " + to_text(address) + " is not aligned to 4 bytes");
+  };
+  check_aligned("gradient_scale_pointer", control.gradient_scale_pointer);
+  check_aligned("found_non_finite", control.found_non_finite);
   if (control.non_finite > NonFinite::skip) {
     refuse_control("non_finite", "unknown value " + to_text(static_cast<int>(control.non_finite)));
   }
@@ -93,7 +95,9 @@ void check_number(const char* field, double value, double low, double high, cons
   }
   const LossScale& scale = *control.loss_scale;
   check_number("loss_scale.initial", scale.initial, 0, kLargestFloat, "greater than 0, less than the largest float32");
-  if (static_cast<float>(scale.initial) == 0.0F) refuse_control("loss_scale.initial", "0 as a float32");
+  if (static_cast<float>(scale.initial) == 0.0F) {
+    refuse_control("loss_scale.initial", to_text(scale.initial) + " is 0 as a float32; allowed: 2^-149 or more");
+  }
   check_number("loss_scale.growth", scale.growth, 1, kInfinity, "greater than 1 and finite");
   check_number("loss_scale.backoff", scale.backoff, 0, 1, "between 0 and 1");
   if (scale.growth_interval < 1) {
@@ -586,7 +590,7 @@ Optimizer::Optimizer(Method method, Device device, Tuning tuning, Allocator allo
     refuse("tuning: tile = " + to_text(tuning.tile) + "; allowed: 0 (chosen) or a multiple of " + to_text(kChunk) +
            " up to " + to_text(kLargestTile));
   }
-  if (tuning.threads == 0) tuning.threads = host::default_threads();
+  if (tuning.threads == 0) tuning.threads = std::min(host::default_threads(), kMostThreads);
   if (tuning.tile == 0) tuning.tile = device.kind == Device::Kind::cuda ? kernels::kDeviceTile : kDefaultTile;
   if ((allocator.allocate == nullptr) != (allocator.release == nullptr)) {
     refuse("allocator: one of its functions is null; allowed: both or none");
@@ -677,7 +681,9 @@ TensorId Optimizer::add(TensorSpec spec) {
   }
 
   if (self.next_identity == std::numeric_limits<std::uint32_t>::max()) {
-    refuse("2^32 - 1 tensors have been added to this optimizer; make another");
+    refuse(
+        "tensors have been added to this optimizer, or to that of a checkpoint it loaded, 2^32 - 1 times; make "
+        "another");
   }
 
   // Everything that allocates comes before the first change; merging maps moves nodes and cannot fail.
@@ -813,6 +819,9 @@ void Optimizer::set_control(const StepControl& control, Stream stream) {
   if (needs_plan) {
     self.backend->check_not_capturing(stream,
                                       "set_control: the norm of gradients is to be taken, which needs another plan");
+  } else if (self.measures && there.measures == 0) {
+    // The control would come with a replay, while steps in between took no norm from now on.
+    self.backend->check_not_capturing(stream, "set_control: the norm of gradients is no longer to be taken");
   }
   self.backend->set_control(there, stream);
   if (control.loss_scale && !self.control.loss_scale) {
@@ -875,7 +884,7 @@ Array Optimizer::state(TensorId tensor, std::string_view name) {
   const Record& record = impl_->record(tensor);
   const bool has_master = record.kept_size() > 0 && record.types().master == Master::float32;
   if (has_master && name == host::kMasterName) {
-    impl_->prepare(nullptr);
+    impl_->prepare_in(nullptr, "state");
     return {record.kept, DataType::float32, record.count()};
   }
   const auto found = std::find(impl_->state_names.begin(), impl_->state_names.end(), name);
@@ -883,7 +892,7 @@ Array Optimizer::state(TensorId tensor, std::string_view name) {
     refuse(of_tensor(record.spec.name) + "no state is called " + in_quotes(name) + "; there are [" +
            host::joined(impl_->state_names) + (has_master ? " master" : "") + "]");
   }
-  impl_->prepare(nullptr);
+  impl_->prepare_in(nullptr, "state");
   return {record.state[found - impl_->state_names.begin()], record.types().state, record.count()};
 }
 

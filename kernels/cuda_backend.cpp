@@ -36,6 +36,7 @@ struct NvtxDomain {
 using NvtxRange = nvtx3::scoped_range_in<NvtxDomain>;
 
 constexpr std::int64_t kAlignment = 256;
+constexpr std::size_t kStreamsOfUse = 4;  // of which the last use is remembered apart
 
 template <typename T>
 std::int64_t bytes_of(std::int64_t count) {
@@ -80,7 +81,7 @@ class Quietly {
   bool nothing_left_behind_ = cudaPeekAtLastError() == cudaSuccess;
 };
 
-// Lets this thread allocate and wait on our own stream while some thread captures another.
+// Lets this thread allocate, and wait for a stream that is not captured, while some thread captures another.
 class CaptureElsewhere {
  public:
   CaptureElsewhere() { cudaThreadExchangeStreamCaptureMode(&mode_); }
@@ -100,6 +101,7 @@ class Copies {
   ~Copies() {
     if (ended_) return;
     const Quietly quietly;
+    const CaptureElsewhere allowed;
     cudaStreamSynchronize(stream_);
   }
   Copies(const Copies&) = delete;
@@ -109,6 +111,7 @@ class Copies {
     if (bytes > 0) ADAMANT_CUDA(cudaMemcpyAsync(to, from, bytes, kind, stream_), what);
   }
   void wait(const char* what) {
+    const CaptureElsewhere allowed;
     ADAMANT_CUDA(cudaStreamSynchronize(stream_), what);
     ended_ = true;
   }
@@ -141,7 +144,7 @@ std::string storage_name(std::int32_t storage) { return storage_name(storage, St
 std::string device_name(int index) { return "cuda:" + std::to_string(index); }
 
 // What outlives the backend for as long as memory of it is in use: the stream on which memory comes and goes, and the
-// event behind which it goes.
+// events behind which it goes.
 class Memory : public std::enable_shared_from_this<Memory> {
  public:
   Memory(int index, const Allocator& allocator) : index_(index), allocator_(allocator) {
@@ -149,17 +152,18 @@ class Memory : public std::enable_shared_from_this<Memory> {
     ADAMANT_CUDA(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, index_), "asking for memory pools");
     stream_ordered_ = pools != 0;
     ADAMANT_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making the optimizer's own stream");
-    if (const cudaError_t error = cudaEventCreateWithFlags(&last_use_, cudaEventDisableTiming); error != cudaSuccess) {
-      cudaStreamDestroy(stream_);
-      fail(error, "cudaEventCreateWithFlags", "making the event of the last use");
+    for (Use& use : last_uses_) {
+      const cudaError_t error = cudaEventCreateWithFlags(&use.event, cudaEventDisableTiming);
+      if (error == cudaSuccess) continue;
+      give_back();
+      fail(error, "cudaEventCreateWithFlags", "making the events of last uses");
     }
   }
   ~Memory() {
     const Quietly quietly;
     const OnDevice on(index_, std::nothrow);
     const CaptureElsewhere allowed;
-    cudaEventDestroy(last_use_);
-    cudaStreamDestroy(stream_);
+    give_back();
   }
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
@@ -176,10 +180,20 @@ class Memory : public std::enable_shared_from_this<Memory> {
     check(error != cudaSuccess ? error : destroyed, "cudaEventRecord, cudaStreamWaitEvent", what);
   }
 
-  // Whatever was enqueued in the stream uses memory of ours. Cannot fail: what is not known is waited for.
+  // Whatever was enqueued in the stream uses memory of ours. Cannot fail: what is not known is waited for. The last use
+  // in another stream is not forgotten: the caller need not have ordered, say, a setter behind a step.
   void used_by(cudaStream_t stream) noexcept {
     const Quietly quietly;
-    if (cudaEventRecord(last_use_, stream) != cudaSuccess) used_unseen_ = true;
+    Use* use = std::find_if(last_uses_.begin(), last_uses_.end(),
+                            [&](const Use& other) { return other.is_recorded && other.stream == stream; });
+    if (use == last_uses_.end()) {
+      use = &last_uses_.at(next_use_);
+      next_use_ = (next_use_ + 1) % last_uses_.size();
+      if (use->is_recorded && cudaStreamWaitEvent(stream_, use->event, 0) != cudaSuccess) used_unseen_ = true;
+      use->stream = stream;
+    }
+    use->is_recorded = cudaEventRecord(use->event, stream) == cudaSuccess;
+    if (!use->is_recorded) used_unseen_ = true;
   }
   // A graph that may be replayed at any time uses memory of ours.
   void used_by_graph() noexcept { used_unseen_ = true; }
@@ -227,7 +241,12 @@ class Memory : public std::enable_shared_from_this<Memory> {
     const Quietly quietly;
     const OnDevice on(index_, std::nothrow);
     const CaptureElsewhere allowed;
-    if (used_unseen_ || cudaStreamWaitEvent(stream_, last_use_, 0) != cudaSuccess) cudaDeviceSynchronize();
+    bool all_seen = !used_unseen_;
+    for (const Use& use : last_uses_) {
+      if (use.is_recorded && cudaStreamWaitEvent(stream_, use.event, 0) != cudaSuccess) all_seen = false;
+    }
+    // While some stream of the device is being captured nobody may wait for the device: better lost than used twice.
+    if (!all_seen && cudaDeviceSynchronize() == cudaErrorStreamCaptureUnsupported) return;
     if (allocator_.release != nullptr) {
       allocator_.release(memory, size, stream_, allocator_.user);
     } else if (stream_ordered_) {
@@ -238,12 +257,26 @@ class Memory : public std::enable_shared_from_this<Memory> {
     }
   }
 
+  void give_back() noexcept {
+    for (const Use& use : last_uses_) {
+      if (use.event != nullptr) cudaEventDestroy(use.event);
+    }
+    cudaStreamDestroy(stream_);
+  }
+
+  struct Use {
+    cudaEvent_t event = nullptr;  // recorded behind the last use in `stream`
+    cudaStream_t stream = nullptr;
+    bool is_recorded = false;
+  };
+
   const int index_;
   const Allocator allocator_;
   bool stream_ordered_ = false;
   bool used_unseen_ = false;
   cudaStream_t stream_ = nullptr;
-  cudaEvent_t last_use_ = nullptr;
+  std::array<Use, kStreamsOfUse> last_uses_;  // of more streams than that stream_ takes the order of the earlier ones
+  std::size_t next_use_ = 0;
 };
 
 // Host memory that the device reads by itself, in slots that are used in turn.
@@ -253,6 +286,7 @@ class Staging {
   ~Staging() {
     const Quietly quietly;
     for (const Slot& slot : slots_) {
+      if (slot.read != nullptr) cudaEventSynchronize(slot.read);
       if (slot.data != nullptr) cudaFreeHost(slot.data);
       if (slot.read != nullptr) cudaEventDestroy(slot.read);
     }
@@ -292,6 +326,7 @@ class Staging {
   // Copies host memory to the device through the next slot, waiting for the copy that used it before.
   void copy(void* to, const void* from, std::int64_t bytes, cudaStream_t stream) {
     Slot& slot = slots_.at(next_);
+    const CaptureElsewhere allowed;
     ADAMANT_CUDA(cudaEventSynchronize(slot.read), "waiting for an earlier refresh");
     std::memcpy(slot.data, from, static_cast<std::size_t>(bytes));
     ADAMANT_CUDA(cudaMemcpyAsync(to, slot.data, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, stream),

@@ -94,8 +94,10 @@ __device__ __forceinline__ void hand_on(const NormTables& norm, double value, st
       is_last = atomicAdd(norm.arrived + parent, 1U) == static_cast<unsigned>(node.count) - 1 ? 1 : 0;
     }
     if (__shfl_sync(0xFFFFFFFFU, is_last, 0) == 0) return;
-    __syncwarp();  // a shuffle orders no memory accesses: what the first lane has seen arrive, the others may now read
+    // A shuffle orders no memory accesses: behind the first lane's fence and the barrier the others may read what it
+    // has seen arrive.
     __threadfence();
+    __syncwarp();
     const double* const values = norm.values + node.begin;
     const auto load = [&](int index, int there, double(&into)[kAccessBytes / sizeof(double)]) {
 #pragma unroll

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -256,6 +257,8 @@ TEST_F(CudaStreams, that_are_captured_refuse_what_cannot_be_part_of_a_graph_and_
   refused("thaw", [&] { optimizer.thaw(first, stream); });
   refused("set_group", [&] { optimizer.set_group(first, GroupId{}, stream); });
   refused("step count", [&] { (void)optimizer.step_count(first, stream); });
+  refused("report", [&] { (void)optimizer.report(stream); });
+  refused("reading", [&] { optimizer.save(file, {}, stream); });
   refused("load", [&] { optimizer.load(file, {}, stream); });
   optimizer.step(stream);
   cudaGraphExec_t graph = stream.end_capture();
@@ -282,7 +285,106 @@ TEST_F(CudaStreams, that_are_captured_refuse_what_cannot_be_part_of_a_graph_and_
   EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
 }
 
-// Allocating on the optimizer's own stream disturbs nobody's capture.
+TEST_F(CudaStreams, that_are_captured_turn_no_norm_on_or_off) {
+  Model model(Adam{}, cuda_device());
+  const OwnStream stream;
+  model.optimizer.prepare(stream);
+  for (const bool on : {true, false}) {
+    StepControl plain;
+    StepControl with_norm;
+    with_norm.non_finite = NonFinite::skip;
+    model.optimizer.set_control(on ? plain : with_norm, stream);
+    model.optimizer.prepare(stream);
+    stream.begin_capture();
+    EXPECT_THROW(model.optimizer.set_control(on ? with_norm : plain, stream), std::invalid_argument) << on;
+    model.optimizer.set_control(on ? plain : with_norm, stream);
+    EXPECT_TRUE(stream.is_capturing());
+    EXPECT_EQ(cudaGraphExecDestroy(stream.end_capture()), cudaSuccess);
+    EXPECT_EQ(model.optimizer.control().non_finite, on ? NonFinite::propagate : NonFinite::skip);
+  }
+}
+
+// Whether `left` had nothing left to do when memory was given back in order of the Optimizer's own stream.
+struct GivenBack {
+  cudaStream_t left = nullptr;
+  int pieces = 0;
+  int too_early = 0;
+
+  Allocator allocator() {
+    return {.allocate = [](std::size_t bytes, Stream stream, void*) -> void* {
+              void* memory = nullptr;
+              return cudaMallocAsync(&memory, bytes, stream) == cudaSuccess ? memory : nullptr;
+            },
+            .release =
+                [](void* memory, std::size_t, Stream stream, void* user) {
+                  auto& self = *static_cast<GivenBack*>(user);
+                  ++self.pieces;
+                  EXPECT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+                  if (self.left != nullptr && cudaStreamQuery(self.left) != cudaSuccess) ++self.too_early;
+                  EXPECT_EQ(cudaFreeAsync(memory, stream), cudaSuccess);
+                },
+            .user = this};
+  }
+};
+
+// A setter in another stream, which nobody ordered behind the step, does not let memory go before the step is done.
+// That can be seen where work waits until something waits for it; elsewhere the step is done anyway.
+TEST_F(CudaStreams, give_memory_back_behind_the_last_step_in_each_of_them) {
+  host::DeviceMemory memory(cuda_device());
+  const host::DeviceArray<float> parameter(memory, std::span<const float>(spread_values<float>(100'000, 1, -4, 1)));
+  const host::DeviceArray<float> gradient(memory, std::span<const float>(spread_values<float>(100'000, 2, -4, 1)));
+  std::vector<std::unique_ptr<OwnStream>> others(6);  // more than are remembered apart
+  for (auto& other : others) other = std::make_unique<OwnStream>();
+  const OwnStream left;
+  GivenBack given_back;
+  {
+    Optimizer optimizer(Adam{}, cuda_device(), {}, given_back.allocator());
+    const GroupId unused = optimizer.add_group(Adam{});
+    optimizer.add({.name = "x",
+                   .parameter = {parameter.data(), parameter.count()},
+                   .gradient = {gradient.data(), gradient.count()}});
+    optimizer.prepare(left);
+    for (int i = 0; i < 20; ++i) optimizer.step(left);
+    for (const auto& other : others) optimizer.set_learning_rate(unused, 0.5, *other);
+    given_back.left = left;
+  }
+  EXPECT_GT(given_back.pieces, 0);
+  EXPECT_EQ(given_back.too_early, 0);
+  left.wait();
+}
+
+// Waiting for a device whose graphs may run is not allowed while one of its streams is captured.
+TEST_F(CudaStreams, that_are_captured_keep_the_memory_of_a_graph_from_being_used_twice) {
+  const OwnStream stream;
+  const OwnStream captured;
+  GivenBack given_back;
+  cudaGraphExec_t graph = nullptr;
+  host::DeviceMemory memory(cuda_device());
+  const host::DeviceArray<float> parameter(memory, std::span<const float>(spread_values<float>(1000, 1, -4, 1)));
+  const host::DeviceArray<float> gradient(memory, std::span<const float>(spread_values<float>(1000, 2, -4, 1)));
+  {
+    Optimizer optimizer(Adam{}, cuda_device(), {}, given_back.allocator());
+    optimizer.add({.name = "x", .parameter = {parameter.data(), 1000}, .gradient = {gradient.data(), 1000}});
+    optimizer.prepare(stream);
+    stream.begin_capture();
+    optimizer.step(stream);
+    graph = stream.end_capture();
+    stream.launch(graph);
+    captured.begin_capture();
+  }
+  cudaGraph_t nothing = nullptr;
+  if (cudaStreamEndCapture(captured, &nothing) == cudaSuccess) {  // a CUDA that allows it
+    EXPECT_GT(given_back.pieces, 0);
+    EXPECT_EQ(cudaGraphDestroy(nothing), cudaSuccess);
+  } else {
+    EXPECT_EQ(given_back.pieces, 0);
+    cudaGetLastError();
+  }
+  stream.wait();
+  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
+}
+
+// Allocating on the optimizer's own stream disturbs nobody's capture, nor does waiting for others.
 TEST_F(CudaStreams, can_be_captured_while_another_optimizer_is_made_and_prepared) {
   Model captured(Adam{}, cuda_device());
   Model on_cpu(Adam{}, Device::cpu());
@@ -296,7 +398,17 @@ TEST_F(CudaStreams, can_be_captured_while_another_optimizer_is_made_and_prepared
   {
     Optimizer another(Adam{}, cuda_device());
     another.add({.name = "x", .parameter = {parameter.data(), 100}, .gradient = {gradient.data(), 100}});
-    another.prepare(stream == nullptr ? nullptr : static_cast<Stream>(cudaStreamPerThread));
+    const Stream own = cudaStreamPerThread;
+    another.prepare(own);
+    another.step(own);
+    another.set_gradient(another.find("x"), {gradient.data(), 100});
+    another.step(own);
+    EXPECT_EQ(another.step_count(another.find("x"), own), 2);
+    EXPECT_EQ(another.report(own).skipped_steps, 0);
+    another.set_step_count(another.find("x"), 7, own);
+    const std::string file = testing::TempDir() + "adamant-cuda-captured-elsewhere-test.safetensors";
+    another.save(file, {}, own);
+    another.load(file, {}, own);
   }
   ASSERT_TRUE(stream.is_capturing());
   cudaGraphExec_t graph = stream.end_capture();
