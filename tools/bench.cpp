@@ -683,7 +683,7 @@ Command add_bench(CLI::App& program) {
   app->add_option("--pin-rate", options->pin_rate,
                   "GB/s that the memory's pins carry at most, to print the percentage of it too: a weak ceiling "
                   "flatters (default on a CUDA device: what memory clock and bus width give, which may be off for HBM)")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_number());
   options->add_to(*app);
   options->add_storages_to(*app);
   options->files.add_to(*app);

@@ -98,7 +98,7 @@ struct TextFile {
   std::string text;
 };
 
-// Each of them whole or not at all, and none where one of them cannot be written.
+// Each of them whole or not at all; none is replaced before all are written.
 void write_whole(const std::vector<TextFile>& files) {
   std::deque<host::Replacement> replacements;
   for (const TextFile& file : files) {

@@ -83,11 +83,12 @@ void RunOptions::check_machine() const { const Optimizer probe(GradientDescent{}
 void RunOptions::emit(const nlohmann::json& report) const {
   const std::string text =
       report.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";  // a path need not be UTF-8
+  if (!json_file.empty()) {  // first: standard output may be a pipe that nobody reads any more
+    std::ofstream file(json_file);
+    file << text << std::flush;
+    if (!file) throw std::runtime_error(fmt::format("adamant: cannot write {}: {}", json_file, std::strerror(errno)));
+  }
   if (json) fmt::print("{}", text);
-  if (json_file.empty()) return;
-  std::ofstream file(json_file);
-  file << text << std::flush;
-  if (!file) throw std::runtime_error(fmt::format("adamant: cannot write {}: {}", json_file, std::strerror(errno)));
 }
 
 CLI::Validator whole_number(std::uint64_t low, std::uint64_t high) {
