@@ -42,7 +42,7 @@ typedef int32_t adamant_status;
 enum adamant_status_value {
   ADAMANT_SUCCESS = 0,               ///< all is done
   ADAMANT_INVALID_ARGUMENT = 1,      ///< the caller's mistake; the text names the argument
-  ADAMANT_OUT_OF_MEMORY = 2,         ///< no host memory, or an allocator of the caller's had none
+  ADAMANT_OUT_OF_MEMORY = 2,         ///< no host memory, or on the CPU an allocator had none
   ADAMANT_OUT_OF_DEVICE_MEMORY = 3,  ///< a device has not the memory that was asked for
   ADAMANT_UNAVAILABLE = 4,           ///< the device or the instruction set is not there; the text says what is missing
   ADAMANT_NOT_SAVED = 5,             ///< adamant_save() did not save: the former file is as it was
@@ -171,7 +171,7 @@ typedef struct adamant_step_control {
 typedef struct adamant_step_report {
   size_t struct_size;     ///< `sizeof(adamant_step_report)`, set by the caller
   double gradient_norm;   ///< of the last step, divided by the scale, before clipping; NaN where it was not taken
-  int64_t skipped_steps;  ///< so many, since the optimizer was made
+  int64_t skipped_steps;  ///< since the optimizer was made or a loss scale turned on
   float loss_scale;       ///< for the next step; 1 without a loss scale
   int32_t good_steps;     ///< since the loss scale changed
   int32_t skipped;        ///< whether the last step was: 0 or 1
@@ -392,7 +392,7 @@ adamant_status adamant_set_learning_rate(adamant_optimizer* optimizer, int32_t g
 /// Sets what every step does to gradients before a method sees them.
 /// \param optimizer of which
 /// \param control what; the scalars it points to are read by every step from now on
-/// \param stream in whose order; refused while it is being captured where a new plan is needed, as turning on the norm
+/// \param stream in whose order; refused while it is being captured where the norm is turned on or off
 adamant_status adamant_set_control(adamant_optimizer* optimizer, const adamant_step_control* control, void* stream);
 
 /// What adamant_set_control() was given last, with the seed of the last adamant_load().
@@ -424,6 +424,7 @@ adamant_status adamant_loss_scale(const adamant_optimizer* optimizer, const floa
 adamant_status adamant_prepare(adamant_optimizer* optimizer, void* stream);
 
 /// One step of every tensor that is not frozen. Does not allocate when prepared, and does not wait for the device.
+/// Where a launch fails after others of the same step, the last error's text says which tensors were stepped.
 /// \param optimizer of which
 /// \param stream in whose order; may be captured in a graph
 adamant_status adamant_step(adamant_optimizer* optimizer, void* stream);
@@ -461,7 +462,8 @@ adamant_status adamant_state_count(const adamant_optimizer* optimizer, int64_t* 
 adamant_status adamant_state_name(const adamant_optimizer* optimizer, int64_t index, const char** name);
 
 /// A state of a tensor: as many elements as the parameter, in device memory, the optimizer's, valid until the tensor is
-/// removed. It may be written between steps. Prepares when needed.
+/// removed. It may be written between steps. Prepares when needed, and then in the order of CUDA's legacy default
+/// stream: call adamant_prepare() first where parameters are written in another.
 /// \param optimizer of which
 /// \param tensor what adamant_add() gave
 /// \param name of the state, or "master" for the float32 master of a tensor that has one

@@ -15,8 +15,9 @@ namespace adamant {
 ///
 /// Both functions are called with the Optimizer's device current and with a stream of the Optimizer's own (null on the
 /// CPU): memory may be handed out before work of that stream is done with it, as stream-ordered allocators do. They are
-/// called only from the constructor, add(), add_group(), prepare(), load() and what destroys or replaces, never from an
-/// ordinary step(), and only while the thread that uses the Optimizer is in one of those.
+/// called only from the constructor, add(), add_group(), prepare(), what prepares when needed (state(), save(), load(),
+/// the first step() after a change) and what destroys or replaces, never from a prepared step(), and only while the
+/// thread that uses the Optimizer is in one of those.
 struct Allocator {
   /// Returns `bytes` (more than zero) of memory aligned to at least 256, or null when there is none. May throw, which
   /// goes through to the caller of the Optimizer.

@@ -55,10 +55,11 @@ struct TensorSpec {
 /// neither. The caller's buffers live until the last step that was given them has finished.
 ///
 /// A moved-from Optimizer may only be destroyed or assigned to. One object is used by one thread at a time; different
-/// objects may be used by different threads. A call that throws has changed nothing: no parameter, state, step count or
-/// option. Mistakes of the caller throw `std::invalid_argument`. Calls that take a stream take effect in the order of
-/// that stream; the CPU backend ignores the stream and has finished when the call returns. In a child made by fork() a
-/// prepared Optimizer may be saved and no more: the threads of a parallel step() stay with the parent.
+/// objects may be used by different threads. A call that throws has changed nothing, no parameter, state, step count or
+/// option, but for CudaError and DurabilityUnsure where their texts say what. Mistakes of the caller throw
+/// `std::invalid_argument`. Calls that take a stream take effect in the order of that stream; the CPU backend ignores
+/// the stream and has finished when the call returns. In a child made by fork() a prepared Optimizer may be saved and
+/// no more: the threads of a parallel step() stay with the parent.
 class ADAMANT_API Optimizer {
  public:
   /// An optimizer whose first group, `GroupId{}`, has the options of `method`.
@@ -109,12 +110,13 @@ class ADAMANT_API Optimizer {
   /// Reads another gradient from the next step on, of the same type and count.
   ///
   /// On a CUDA device the new address goes there with the next step() or prepare(), in the order of that call's stream,
-  /// together with those of all other tensors: call prepare(stream) before replaying a graph. Four such refreshes may
-  /// be on their way at a time; a call that makes a fifth waits for the first to arrive. \throws std::invalid_argument
-  /// when `stream` is being captured
+  /// together with those of all other tensors: call prepare(stream) before replaying a graph. A graph that was captured
+  /// before tensors, their groups, freezes or what takes the norm changed keeps the addresses it had then. Four such
+  /// refreshes may be on their way at a time; a call that makes a fifth waits for the first to arrive.
+  /// \throws std::invalid_argument when `stream` is being captured
   void set_gradient(TensorId tensor, ConstArray gradient, Stream stream = nullptr);
 
-  /// The options of a group.
+  /// The options of a group, valid until the next add_group() or load().
   const Method& options(GroupId group = {}) const;
 
   /// Replaces the options of a group; method and variant must stay.
@@ -131,15 +133,16 @@ class ADAMANT_API Optimizer {
   /// What every step does to gradients: their scale, clipping, what becomes of one that is not finite. Turning on what
   /// needs the norm makes the plan anew, as adding a tensor does; turning on a loss scale sets it to its initial value
   /// and begins the report anew. A graph that was captured before goes on launching the kernels that it has: it heeds
-  /// new values, but takes no norm that it did not take. \throws std::invalid_argument naming what is out of range, a
-  /// pointer that the device cannot use, and, while `stream`
-  ///   is being captured, what needs a new plan
+  /// new values, but takes no norm that it did not take.
+  /// \throws std::invalid_argument naming what is out of range, a pointer that the device cannot use, and, while
+  ///   `stream` is being captured, what turns the norm on or off
   void set_control(const StepControl& control, Stream stream = nullptr);
   /// What set_control() was given last, with the seed of the last load().
   const StepControl& control() const;
 
   /// What became of the steps so far. Waits for what comes before it in `stream`, and for nothing else: with an event
   /// behind the step, and another stream that waits for the event, nothing is held up.
+  /// \throws std::invalid_argument while `stream` is captured
   StepReport report(Stream stream = nullptr) const;
   /// The same as it lies in device memory, which a step writes when it is done; valid as long as the Optimizer.
   const StepReport* device_report() const;
@@ -160,12 +163,14 @@ class ADAMANT_API Optimizer {
   /// norm kernel for each type of gradient where set_control() needs the norm, and returns: it does not wait for the
   /// device. `nullptr` is CUDA's legacy default stream. A stream that is being captured gets the
   /// same kernels as nodes of its graph, whose replays go on from the step counts and options that they find. The graph
-  /// steps the tensors that there were, in the groups they were in, for as long as the Optimizer lives.
+  /// steps the tensors that there were, in the groups they were in, for as long as the Optimizer lives and none of them
+  /// is removed.
   /// A NaN or an infinity in a gradient goes into its own element's parameter and state and no other, unless
   /// set_control() says that such a step is skipped.
   void step(Stream stream = nullptr);
 
-  /// Sets every gradient to zero, those of frozen tensors too.
+  /// Sets every gradient to zero, those of frozen tensors too. On a CUDA device that is one memset for each tensor;
+  /// where there are many, TensorSpec::zero_gradient has the update do it on its way.
   /// \throws std::invalid_argument naming a tensor whose gradient was given as const
   void zero_gradients(Stream stream = nullptr);
 
@@ -177,8 +182,9 @@ class ADAMANT_API Optimizer {
 
   /// A state of a tensor under PyTorch's name, such as "exp_avg": as many elements as the parameter, of the states'
   /// type, in device memory, valid until the tensor is removed. "master" is the float32 master of a tensor that has
-  /// one. Both may be written between steps. Prepares when needed. \throws std::invalid_argument for a name that the
-  /// method does not have, listing those it has
+  /// one. Both may be written between steps. Prepares when needed, and then in the order of CUDA's legacy default
+  /// stream: call prepare() first where parameters are written in another.
+  /// \throws std::invalid_argument for a name that the method does not have, listing those it has
   Array state(TensorId tensor, std::string_view name);
 
   /// Writes a checkpoint: states, step counts, groups with their options, frozen tensors and, unless `what` says
@@ -188,6 +194,7 @@ class ADAMANT_API Optimizer {
   /// The file is written beside `path`, synced, renamed, and its folder synced: whatever happens meanwhile, a kill, a
   /// full disk or a power failure, there is the former file or the new one, whole. A kill may leave `.adamant-*.tmp`
   /// there. A symbolic link at `path` is replaced. Waits for what comes before it in `stream`. Prepares when needed.
+  /// Refused while `stream` is captured. Options are those that were set last, by a captured call too.
   /// \throws NotSaved, after which the former file is as it was
   /// \throws DurabilityUnsure, after which the new file is there
   /// \throws std::invalid_argument for tensor names that a file cannot have: not UTF-8, `__metadata__`, one that is

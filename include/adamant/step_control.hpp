@@ -61,7 +61,7 @@ struct StepControl {
 struct StepReport {
   /// The 2-norm of all gradients of the last step, divided by their scale, before clipping; NaN where it was not taken.
   double gradient_norm;
-  std::int64_t skipped_steps;  ///< so many, since the Optimizer was made
+  std::int64_t skipped_steps;  ///< since the Optimizer was made or a loss scale turned on
   float loss_scale;            ///< for the next step; 1 without a LossScale
   std::int32_t good_steps;     ///< since the loss scale changed
   std::int32_t skipped;        ///< whether the last step was: 0 or 1
