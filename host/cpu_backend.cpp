@@ -287,7 +287,7 @@ class CpuBackend final : public kernels::Backend {
 
 int default_threads() {
   const FloatingPointGuard guard;
-  return omp_get_max_threads();
+  return std::min(omp_get_max_threads(), kMostThreads);
 }
 
 std::unique_ptr<kernels::Backend> make_cpu_backend(int rule, UpdateTable updates, int threads,

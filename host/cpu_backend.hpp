@@ -9,7 +9,10 @@
 
 namespace adamant::host {
 
-// Threads that OpenMP gives to this process when a Tuning does not say.
+// More than any machine has; OpenMP runtimes crash where they cannot start what they are asked for.
+inline constexpr int kMostThreads = 4096;
+
+// Threads that OpenMP gives to this process when a Tuning does not say, kMostThreads at most.
 int default_threads();
 
 // A backend for the rule of that index, with loops of one SIMD level and that many threads.

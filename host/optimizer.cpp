@@ -37,9 +37,6 @@ constexpr std::uintptr_t kPage = 4096;
 constexpr std::uintptr_t page_offset(int slot) { return (512 + 1024 * static_cast<std::uintptr_t>(slot)) % kPage; }
 constexpr std::uintptr_t kKeptPageOffset = 1024;
 
-// More than any machine has; OpenMP runtimes crash where they cannot start what they are asked for.
-constexpr int kMostThreads = 4096;
-
 constexpr std::int64_t kLargestTile = std::int64_t{1} << 30;  // indices inside a tile are 32 bits wide
 constexpr std::int64_t kDefaultTile = 16 * kChunk;            // of the CPU backend; kernels/tuning.hpp has the device's
 
@@ -582,15 +579,15 @@ struct Optimizer::Impl {
 
 Optimizer::Optimizer(Method method, Device device, Tuning tuning, Allocator allocator) {
   validate(method);
-  if (tuning.threads < 0 || tuning.threads > kMostThreads) {
+  if (tuning.threads < 0 || tuning.threads > host::kMostThreads) {
     refuse("tuning: threads = " + to_text(tuning.threads) + "; allowed: 0 (as many as there are) to " +
-           to_text(kMostThreads));
+           to_text(host::kMostThreads));
   }
   if (tuning.tile < 0 || tuning.tile % kChunk != 0 || tuning.tile > kLargestTile) {
     refuse("tuning: tile = " + to_text(tuning.tile) + "; allowed: 0 (chosen) or a multiple of " + to_text(kChunk) +
            " up to " + to_text(kLargestTile));
   }
-  if (tuning.threads == 0) tuning.threads = std::min(host::default_threads(), kMostThreads);
+  if (tuning.threads == 0) tuning.threads = host::default_threads();
   if (tuning.tile == 0) tuning.tile = device.kind == Device::Kind::cuda ? kernels::kDeviceTile : kDefaultTile;
   if ((allocator.allocate == nullptr) != (allocator.release == nullptr)) {
     refuse("allocator: one of its functions is null; allowed: both or none");

@@ -4,8 +4,9 @@
 # apply or does not build (which does not count as red). scripts/mutation_check.sh [PATTERN [WORKERS]]: only mutations
 # that match PATTERN (all), so many at a time (as there are cores); on two cores all take about an hour.
 #
-# Only the library is built again for a mutation; the tests, which hold no arithmetic of it, are linked again. One SIMD
-# level is enough: that all levels agree is tests/bits_test.cpp's job.
+# For a mutation of a .cpp file or of a public header only the library is built again, and the tests, which hold no
+# arithmetic of it, are linked again; tests that include a private header have a copy of their own and are built again
+# for it. One SIMD level is enough: that all levels agree is tests/bits_test.cpp's job.
 set -eu
 cd "$(dirname "$0")/.."
 source=$PWD
@@ -75,7 +76,16 @@ verdict() {
     return
   fi
   cp "$own/mutant" "$own/tree/$1"
-  if cmake --build "$build" --target adamant >"$own/log" 2>&1 &&
+  targets=adamant
+  [ ! -e "$own/tests_have_a_mutant" ] || targets="adamant $programs"
+  rm -f "$own/tests_have_a_mutant"
+  case $1 in host/*.hpp | kernels/*.hpp)
+    targets="adamant $programs"
+    : >"$own/tests_have_a_mutant"
+    ;;
+  esac
+  # shellcheck disable=SC2086  # several targets
+  if cmake --build "$build" --target $targets >"$own/log" 2>&1 &&
     (cd "$build" && for program in $programs; do sh "$own/link.$program"; done) >>"$own/log" 2>&1; then
     red=$(red_tests)
     [ -n "$red" ] || red=$(slow_red_tests)

@@ -299,6 +299,26 @@ TEST_F(Checkpoint, adds_the_groups_that_are_lacking_and_leaves_those_it_does_not
   EXPECT_EQ(std::get<Adam>(run.optimizer.options()).learning_rate, 1e-3);
 }
 
+// Into the very object that saved it, whose plan was made since.
+TEST_F(Checkpoint, brings_back_groups_and_freezes_that_have_changed_since) {
+  for (const bool by_group : {true, false}) {
+    Training kept(Adam{});
+    Training changed(Adam{});
+    for (Training* training : {&kept, &changed}) {
+      training->step(1);
+      if (by_group) training->optimizer.set_group(training->optimizer.find("wte"), training->other_group);
+      if (!by_group) training->optimizer.freeze(training->optimizer.find("wte"));
+    }
+    changed.optimizer.save(path);
+    if (by_group) changed.optimizer.set_group(changed.optimizer.find("wte"), GroupId{});
+    if (!by_group) changed.optimizer.thaw(changed.optimizer.find("wte"));
+    changed.step(2);
+    changed.optimizer.load(path);
+    for (Training* training : {&kept, &changed}) training->step(3);
+    EXPECT_EQ(changed.everything(), kept.everything()) << by_group;
+  }
+}
+
 TEST_F(Checkpoint, may_be_saved_onto_the_file_just_loaded_and_onto_one_that_is_mapped) {
   other.add_late();
   other.optimizer.load(path);

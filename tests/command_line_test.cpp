@@ -336,6 +336,9 @@ TEST_F(CommandLine, BenchMeasuresWithEveryNumberOfThreadsThatIsAskedFor) {
   expect_bench_refused({"--scaling", "--device", "cuda"}, {"--scaling", "--device cpu"});
   expect_bench_refused({"--scaling", "--threads", "2"}, {"--scaling", "--threads"});
   expect_bench_refused({"--threads", "2,x"}, {"--threads", "\"x\""});
+  for (const std::string rate : {"nan", "inf", "0", "-1"}) {
+    expect_bench_refused({"--pin-rate", rate}, {"--pin-rate", '"' + rate + '"'});
+  }
 }
 
 TEST_F(CommandLine, BenchHasAQuickRun) {
@@ -549,6 +552,8 @@ TEST_F(CommandLine, InfoSaysWhatTheLibrarySaysOfItselfAndOfTheMachine) {
 
   const Optimizer probe{GradientDescent{}};
   EXPECT_EQ(facts.at("threads"), probe.threads());
+  const Outcome many = run_program({"/usr/bin/env", "OMP_NUM_THREADS=200000", ADAMANT_PROGRAM, "info", "--json"});
+  EXPECT_EQ(Json::parse(many.out).at("threads"), 4096) << many.err;
   EXPECT_EQ(facts.at("simd").at("chosen"), name(probe.simd()));
   Json machine = Json::array();
   for (const SimdLevel level : simd_levels()) machine.push_back(name(level));
@@ -1087,6 +1092,10 @@ TEST_F(CommandLine, SaysWhenTheDeviceIsFull) {
   }
   expect_refused(words, {"No space left"}, {.standard_output = "/dev/full"});
   expect_refused(words + Words{"--json"}, {"No space left"}, {.standard_output = "/dev/full"});
+  // A report of hours is in its file all the same.
+  const Words both = words + Words{"--json", "--json-file", file("report.json")};
+  EXPECT_EQ(run(both, {.standard_output = "/dev/full"}).exit_code, 2);
+  EXPECT_EQ(Json::parse(contents(file("report.json"))).at("method"), "adam");
 }
 
 TEST_F(CommandLine, RefusesToWriteOverWhatItReads) {
