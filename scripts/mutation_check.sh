@@ -4,9 +4,9 @@
 # apply or does not build (which does not count as red). scripts/mutation_check.sh [PATTERN [WORKERS]]: only mutations
 # that match PATTERN (all), so many at a time (as there are cores); on two cores all take about an hour.
 #
-# For a mutation of a .cpp file or of a public header only the library is built again, and the tests, which hold no
-# arithmetic of it, are linked again; tests that include a private header have a copy of their own and are built again
-# for it. One SIMD level is enough: that all levels agree is tests/bits_test.cpp's job.
+# Only the library is built again for a mutation, and the tests are linked again. Those that include a private header
+# may have copies of its functions, and be what tests them: where a mutation of one survives, they are built again too.
+# One SIMD level is enough: that all levels agree is tests/bits_test.cpp's job.
 set -eu
 cd "$(dirname "$0")/.."
 source=$PWD
@@ -76,18 +76,18 @@ verdict() {
     return
   fi
   cp "$own/mutant" "$own/tree/$1"
-  targets=adamant
-  [ ! -e "$own/tests_have_a_mutant" ] || targets="adamant $programs"
-  rm -f "$own/tests_have_a_mutant"
-  case $1 in host/*.hpp | kernels/*.hpp)
-    targets="adamant $programs"
-    : >"$own/tests_have_a_mutant"
-    ;;
-  esac
-  # shellcheck disable=SC2086  # several targets
-  if cmake --build "$build" --target $targets >"$own/log" 2>&1 &&
+  if cmake --build "$build" --target adamant >"$own/log" 2>&1 &&
     (cd "$build" && for program in $programs; do sh "$own/link.$program"; done) >>"$own/log" 2>&1; then
     red=$(red_tests)
+    rebuilt=
+    if [ -z "$red" ]; then
+      case $1 in host/*.hpp | kernels/*.hpp)
+        rebuilt=yes
+        # shellcheck disable=SC2086  # several targets
+        if cmake --build "$build" --target $programs >"$own/log" 2>&1; then red=$(red_tests); fi
+        ;;
+      esac
+    fi
     [ -n "$red" ] || red=$(slow_red_tests)
     if [ -z "$red" ]; then echo "SURVIVED | $1 | $2"; else echo "red | $1 | $2 | $red"; fi
   else
@@ -95,6 +95,8 @@ verdict() {
   fi
   cp -p "$source/$1" "$own/tree/$1"
   touch "$own/tree/$1"
+  # shellcheck disable=SC2086
+  [ -z "${rebuilt:-}" ] || cmake --build "$build" --target $programs >"$own/log" 2>&1
 }
 
 # Every so many-th mutation, beginning with this worker's number.
