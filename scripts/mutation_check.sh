@@ -35,6 +35,7 @@ make_build() {
   build=$own/build
   mkdir -p "$own/tree"
   tar -cf - --exclude='./build*' --exclude=./.git --exclude=./report . | tar -xf - -C "$own/tree"
+  # shellcheck disable=SC2086  # several targets
   {
     cmake -G Ninja -S "$own/tree" -B "$build" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 \
       -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=generic \
