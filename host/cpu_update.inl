@@ -146,6 +146,7 @@ void add_rows(const Gradient* __restrict values, std::int64_t count, double* __r
     for (int line = 0; line < kernels::kAccumulators; line += kCacheLine) {
       for (int row = 0; row < kRowsAtOnce; ++row) {
         const auto here = reinterpret_cast<std::uintptr_t>(values + row * kernels::kAccumulators + line);
+        // NOLINTNEXTLINE(performance-no-int-to-ptr): not a pointer's arithmetic, which ends with the array
         __builtin_prefetch(reinterpret_cast<const void*>(here + kChunk * sizeof(Gradient)));
       }
       for (int i = line; i < line + kCacheLine; ++i) {
