@@ -232,6 +232,26 @@ TEST(NormPlan, has_three_levels_for_tensors_of_more_than_2_to_the_24_elements) {
   }
 }
 
+TEST(NormPlan, has_four_levels_for_a_tensor_of_more_than_2_to_the_36_elements) {
+  const kernels::NormPlan plan = host::make_norm_plan(rows_of({(std::int64_t{1} << 36) + 1}, {0}));
+  ASSERT_EQ(plan.leaves.size(), (std::size_t{1} << 24) + 1);
+  const auto is_added_by = [&](std::int64_t value, std::int64_t parent) {
+    const kernels::NormNode& node = plan.nodes.at(static_cast<std::size_t>(parent));
+    return value >= node.begin && value < node.begin + node.count;
+  };
+  std::int64_t wrong = 0;
+  for (const kernels::NormLeaf& leaf : plan.leaves) wrong += is_added_by(leaf.value, leaf.parent) ? 0 : 1;
+  for (const kernels::NormNode& node : plan.nodes) {
+    if (node.parent >= 0) wrong += is_added_by(node.value, node.parent) ? 0 : 1;
+  }
+  EXPECT_EQ(wrong, 0);
+  std::int64_t levels = 1;
+  for (std::int64_t node = plan.leaves.back().parent; node >= 0; ++levels) {
+    node = plan.nodes.at(static_cast<std::size_t>(node)).parent;
+  }
+  EXPECT_EQ(levels, 1 + 4) << "chunks, their sums, those of 4,096 sums, that of the tensor, and the sum of all";
+}
+
 TEST(NormPlan, adds_up_4096_tensors_by_one_node_and_more_by_groups) {
   for (const std::size_t tensors : {4095U, 4096U, 4097U, 10000U}) {
     SCOPED_TRACE(std::to_string(tensors) + " tensors");
