@@ -9,6 +9,9 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+# Tests run beside each other, and threads that wait in a loop would take the others' cores.
+export OMP_WAIT_POLICY=passive
+
 build() {  # PRESET: quietly, but a failure shows what failed
   cmake --build --preset "$1" > "build/build-$1.log" 2>&1 || { tail -n 80 "build/build-$1.log"; exit 1; }
 }
@@ -48,8 +51,6 @@ if $full; then
 fi
 
 echo "== Testing"
-# Tests run beside each other, and threads that wait in a loop would take the others' cores.
-export OMP_WAIT_POLICY=passive
 labels=(-LE full)
 if $full; then labels=(); fi
 status=0

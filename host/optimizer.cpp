@@ -812,13 +812,12 @@ void Optimizer::set_control(const StepControl& control, Stream stream) {
   check_pointer(control.gradient_scale_pointer, "gradient_scale_pointer");
   check_pointer(control.found_non_finite, "found_non_finite");
   const kernels::Control there = as_kernels_have_it(control);
-  const bool needs_plan = there.measures != 0 && !self.measures;
-  if (needs_plan) {
-    self.backend->check_not_capturing(stream,
-                                      "set_control: the norm of gradients is to be taken, which needs another plan");
-  } else if (self.measures && there.measures == 0) {
-    // The control would come with a replay, while steps in between took no norm from now on.
-    self.backend->check_not_capturing(stream, "set_control: the norm of gradients is no longer to be taken");
+  const bool measures = there.measures != 0;
+  if (measures != self.measures) {
+    // Turned on, it needs another plan; turned off, the control would come with a replay, while steps in between would
+    // take no norm from now on.
+    self.backend->check_not_capturing(stream, measures ? "set_control: the norm of gradients is to be taken"
+                                                       : "set_control: the norm of gradients is no longer to be taken");
   }
   self.backend->set_control(there, stream);
   if (control.loss_scale && !self.control.loss_scale) {
@@ -830,8 +829,8 @@ void Optimizer::set_control(const StepControl& control, Stream stream) {
     }
   }
   self.control = control;
-  self.measures = there.measures != 0;
-  if (needs_plan) self.prepared = false;
+  if (measures && !self.measures) self.prepared = false;
+  self.measures = measures;
 }
 
 const StepControl& Optimizer::control() const { return impl_->control; }

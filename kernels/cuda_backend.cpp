@@ -2,7 +2,7 @@
 //
 // What the caller gives a stream for is enqueued there. What allocates works on a stream of its own and waits for that
 // stream before it returns, so that memory and tables are ready for any stream. Memory goes back in stream order,
-// behind an event that is recorded after everything that is enqueued on a caller's stream.
+// behind an event of each caller's stream, recorded after everything that is enqueued there.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -36,7 +36,6 @@ struct NvtxDomain {
 using NvtxRange = nvtx3::scoped_range_in<NvtxDomain>;
 
 constexpr std::int64_t kAlignment = 256;
-constexpr std::size_t kStreamsOfUse = 4;  // of which the last use is remembered apart
 
 template <typename T>
 std::int64_t bytes_of(std::int64_t count) {

@@ -39,6 +39,10 @@ inline constexpr int kNormBlocksPerSm = 2;  // 128 registers: all of a thread's 
 // Refreshes of gradient addresses that may be on their way to the device at a time; one more waits for the first.
 inline constexpr int kStagedRefreshes = 4;
 
+// Callers' streams whose last use of an Optimizer's memory is remembered apart; with more, memory that goes waits
+// longer.
+inline constexpr int kStreamsOfUse = 4;
+
 // Step counts and options live in chunks that never move, so that a captured graph stays right when more are added.
 inline constexpr std::int64_t kStepCountsPerChunk = 4096;
 inline constexpr std::int64_t kOptionsPerChunk = 64;

@@ -249,18 +249,19 @@ phase_bench() {
 export -f adamant run_part phase_test phase_sanitize phase_compare phase_bench
 table=""
 code=0
+phase_seconds=${ADAMANT_PHASE_SECONDS:-239}
 for phase in "${phases[@]}"; do
   echo
   echo "== Phase $phase"
   start=$SECONDS
   status=0
-  timeout --kill-after=10 "${ADAMANT_PHASE_SECONDS:-239}" bash -c "phase_$phase" 2>&1 | tee "$out/$phase.log" || status=${PIPESTATUS[0]}
+  timeout --kill-after=10 "$phase_seconds" bash -c "phase_$phase" 2>&1 | tee "$out/$phase.log" || status=${PIPESTATUS[0]}
   took=$((SECONDS - start))
   remark=""
   case $status in
     0) result=passed ;;
     77) result=skipped; remark=$(tail -n 1 "$out/$phase.log") ;;
-    124 | 137) result=failed; remark="stopped after ${ADAMANT_PHASE_SECONDS:-239} s" ;;
+    124 | 137) result=failed; remark="stopped after $phase_seconds s" ;;
     *) result=failed; remark="see $out/$phase.log" ;;
   esac
   [ "$result" != failed ] || code=1

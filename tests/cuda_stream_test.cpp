@@ -14,6 +14,7 @@
 #include "host/device_memory.hpp"
 #include "kernels/tuning.hpp"
 #include "tests/device.hpp"
+#include "tests/folder.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
 
@@ -406,9 +407,9 @@ TEST_F(CudaStreams, can_be_captured_while_another_optimizer_is_made_and_prepared
     EXPECT_EQ(another.step_count(another.find("x"), own), 2);
     EXPECT_EQ(another.report(own).skipped_steps, 0);
     another.set_step_count(another.find("x"), 7, own);
-    const std::string file = testing::TempDir() + "adamant-cuda-captured-elsewhere-test.safetensors";
-    another.save(file, {}, own);
-    another.load(file, {}, own);
+    const Folder folder;
+    another.save(folder / "x", {}, own);
+    another.load(folder / "x", {}, own);
   }
   ASSERT_TRUE(stream.is_capturing());
   cudaGraphExec_t graph = stream.end_capture();

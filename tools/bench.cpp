@@ -22,6 +22,7 @@
 #include "bench/machine.hpp"
 #include "bench/shapes.hpp"
 #include "bench/throughput.hpp"
+#include "host/cpu_backend.hpp"
 #include "tools/bench_files.hpp"
 #include "tools/commands.hpp"
 #include "tools/run_options.hpp"
@@ -670,7 +671,7 @@ Command add_bench(CLI::App& program) {
                       "CPU threads (default, and 0: all); several, separated by commas, are measured one after the "
                       "other")
           ->delimiter(',')
-          ->check(whole_number(0, kMostThreads));
+          ->check(whole_number(0, host::kMostThreads));
   app->add_flag("--scaling", options->scaling, "with 1, 2, 4 ... and all CPU threads")->excludes(threads);
   app->add_flag("--hot", options->hot,
                 "stay on one set of buffers, which a cache may hold (default: go round several, so that none does)");

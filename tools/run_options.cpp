@@ -11,6 +11,7 @@
 #include <fstream>
 #include <stdexcept>
 
+#include "host/cpu_backend.hpp"
 #include "host/text.hpp"
 #include "kernels/backend.hpp"
 
@@ -30,7 +31,7 @@ void RunOptions::add_to(CLI::App& app) {
 }
 
 void RunOptions::add_threads_to(CLI::App& app) {
-  app.add_option("--threads", threads, "CPU threads (default, and 0: all)")->check(whole_number(0, kMostThreads));
+  app.add_option("--threads", threads, "CPU threads (default, and 0: all)")->check(whole_number(0, host::kMostThreads));
 }
 
 void RunOptions::add_storages_to(CLI::App& app) {

@@ -49,9 +49,6 @@ struct RunOptions {
   void emit(const nlohmann::json& report) const;
 };
 
-// More threads than any machine has; at some 100,000 the OpenMP runtime overflows its stack.
-inline constexpr std::uint64_t kMostThreads = 4096;
-
 // Checks of what an option of the command line is given: a whole number in a range, a number that is not negative, a
 // text that is not empty. (CLI11's own accept a NaN, take -1 for 2^64 - 1, and print bounds with 300 digits.)
 CLI::Validator whole_number(std::uint64_t low, std::uint64_t high);
