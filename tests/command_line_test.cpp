@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -1092,10 +1093,12 @@ TEST_F(CommandLine, SaysWhenTheDeviceIsFull) {
   }
   expect_refused(words, {"No space left"}, {.standard_output = "/dev/full"});
   expect_refused(words + Words{"--json"}, {"No space left"}, {.standard_output = "/dev/full"});
-  // A report of hours is in its file all the same.
-  const Words both = words + Words{"--json", "--json-file", file("report.json")};
+  // A report of hours is in its file all the same; this one is longer than what standard output keeps back.
+  const Words both{"descend", "--json", "--json-file", file("report.json")};
   EXPECT_EQ(run(both, {.standard_output = "/dev/full"}).exit_code, 2);
-  EXPECT_EQ(Json::parse(contents(file("report.json"))).at("method"), "adam");
+  const std::string report = contents(file("report.json"));
+  EXPECT_GT(report.size(), std::size_t{BUFSIZ});
+  EXPECT_TRUE(Json::parse(report).contains("runs"));
 }
 
 TEST_F(CommandLine, RefusesToWriteOverWhatItReads) {
