@@ -305,6 +305,27 @@ TEST_F(CudaStreams, that_are_captured_turn_no_norm_on_or_off) {
   }
 }
 
+// The order of the legacy stream, in which state() prepares, is not to be had while a stream that it waits for is
+// captured.
+TEST_F(CudaStreams, that_are_captured_go_on_when_a_state_is_asked_for_that_is_not_there_yet) {
+  host::DeviceMemory memory(cuda_device());
+  const host::DeviceArray<bfloat16> parameter(memory, 100);
+  const host::DeviceArray<bfloat16> gradient(memory, 100);
+  Optimizer optimizer(Adam{}, cuda_device());
+  const TensorId tensor =
+      optimizer.add({.name = "x", .parameter = {parameter.data(), 100}, .gradient = {gradient.data(), 100}});
+  cudaStream_t blocking = nullptr;
+  ASSERT_EQ(cudaStreamCreate(&blocking), cudaSuccess);
+  ASSERT_EQ(cudaStreamBeginCapture(blocking, cudaStreamCaptureModeRelaxed), cudaSuccess);
+  EXPECT_ANY_THROW(optimizer.state(tensor, "master"));
+  cudaGraph_t graph = nullptr;
+  ASSERT_EQ(cudaStreamEndCapture(blocking, &graph), cudaSuccess) << "state() ended it";
+  EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  EXPECT_EQ(cudaStreamDestroy(blocking), cudaSuccess);
+  cudaGetLastError();
+  EXPECT_EQ(optimizer.state(tensor, "master").count(), 100);
+}
+
 // Whether `left` had nothing left to do when memory was given back in order of the Optimizer's own stream.
 struct GivenBack {
   cudaStream_t left = nullptr;
