@@ -1,6 +1,7 @@
 // Every variant is one instance of the loop in move(): a vector is loaded from each stream, the read-only one times
 // zero is added to the others, and they are stored where they came from. The values stay, so the optimizer's own
-// buffers can be used; the compiler cannot know that the factor is zero.
+// buffers can be used; the compiler cannot know that the factor is zero. Vectors are copied in and out because an array
+// may begin anywhere, and a template loses the alignment that a vector type is given.
 #include "bench/cpu_ceiling.hpp"
 
 #include <omp.h>
@@ -22,10 +23,31 @@ enum class Schedule : std::uint8_t { contiguous, interleaved };
 
 template <int kWidth>
 struct Vector {
-  typedef float Type __attribute__((vector_size(kWidth * 4), aligned(4)));
+  typedef float Type __attribute__((vector_size(kWidth * 4)));
 };
 
-template <int kStreams, int kWidth, int kUnroll, int kPrefetchBytes>
+// What is asked for ahead: nothing, or so many bytes on, and there every line or one line for all vectors of a pass,
+// which leaves the others to the processor.
+struct Prefetch {
+  int bytes;
+  int lines_apart;  // in bytes
+  int cache;        // the level to which lines are fetched, 1 or 2
+};
+constexpr int kCacheLine = 64;
+constexpr int kOneOfAPass = 4096;  // more than any pass takes
+
+template <Prefetch kPrefetch>
+[[gnu::always_inline]] inline void ask_for(const void* data, std::int64_t bytes) {
+  if constexpr (kPrefetch.bytes > 0) {
+    for (std::int64_t at = 0; at < bytes; at += kPrefetch.lines_apart) {
+      const auto line = reinterpret_cast<std::uintptr_t>(data) + static_cast<std::uintptr_t>(kPrefetch.bytes + at);
+      // NOLINTNEXTLINE(performance-no-int-to-ptr): may be beyond the array, where a pointer may not be
+      __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 4 - kPrefetch.cache);
+    }
+  }
+}
+
+template <int kStreams, int kWidth, int kUnroll, Prefetch kPrefetch>
 [[gnu::always_inline]] inline void move(const float* read_only, float* const* streams, std::int64_t begin,
                                         std::int64_t end) {
   using Wide = typename Vector<kWidth>::Type;
@@ -34,19 +56,20 @@ template <int kStreams, int kWidth, int kUnroll, int kPrefetchBytes>
   const float factor = zero_factor;
   std::int64_t i = begin;
   for (; i + kWidth * kUnroll <= end; i += kWidth * kUnroll) {
-    if constexpr (kPrefetchBytes > 0) {
-      __builtin_prefetch(reinterpret_cast<const char*>(read_only + i) + kPrefetchBytes);
-      for (int s = 0; s < kStreams; ++s) {
-        __builtin_prefetch(reinterpret_cast<const char*>(at[s] + i) + kPrefetchBytes, 1);
-      }
-    }
+    ask_for<kPrefetch>(read_only + i, 4 * kWidth * kUnroll);
+    for (int s = 0; s < kStreams; ++s) ask_for<kPrefetch>(at[s] + i, 4 * kWidth * kUnroll);
 #pragma GCC unroll 8
     for (int u = 0; u < kUnroll; ++u) {
-      const Wide add = *reinterpret_cast<const Wide*>(read_only + i + u * kWidth) * factor;
+      Wide add;
+      std::memcpy(&add, read_only + i + u * kWidth, sizeof(Wide));
+      add *= factor;
 #pragma GCC unroll 8
       for (int s = 0; s < kStreams; ++s) {
-        auto* const place = reinterpret_cast<Wide*>(at[s] + i + u * kWidth);
-        *place = *place + add;
+        float* const place = at[s] + i + u * kWidth;
+        Wide value;
+        std::memcpy(&value, place, sizeof(Wide));
+        value += add;
+        std::memcpy(place, &value, sizeof(Wide));
       }
     }
   }
@@ -56,38 +79,39 @@ template <int kStreams, int kWidth, int kUnroll, int kPrefetchBytes>
 }
 
 // The levels differ only in the instructions the compiler may use for the same loop.
-template <int kStreams, int kWidth, int kUnroll, int kPrefetchBytes>
+template <int kStreams, int kWidth, int kUnroll, Prefetch kPrefetch>
 struct Baseline {
   static void run(const float* r, float* const* s, std::int64_t b, std::int64_t e) {
-    move<kStreams, kWidth, kUnroll, kPrefetchBytes>(r, s, b, e);
+    move<kStreams, kWidth, kUnroll, kPrefetch>(r, s, b, e);
   }
 };
 #if defined(__x86_64__)
-template <int kStreams, int kWidth, int kUnroll, int kPrefetchBytes>
+template <int kStreams, int kWidth, int kUnroll, Prefetch kPrefetch>
 struct Avx2 {
   [[gnu::target("avx2")]] static void run(const float* r, float* const* s, std::int64_t b, std::int64_t e) {
-    move<kStreams, kWidth, kUnroll, kPrefetchBytes>(r, s, b, e);
+    move<kStreams, kWidth, kUnroll, kPrefetch>(r, s, b, e);
   }
 };
-template <int kStreams, int kWidth, int kUnroll, int kPrefetchBytes>
+template <int kStreams, int kWidth, int kUnroll, Prefetch kPrefetch>
 struct Avx512 {
   [[gnu::target("avx512f")]] static void run(const float* r, float* const* s, std::int64_t b, std::int64_t e) {
-    move<kStreams, kWidth, kUnroll, kPrefetchBytes>(r, s, b, e);
+    move<kStreams, kWidth, kUnroll, kPrefetch>(r, s, b, e);
   }
 };
 #endif
 
 using Loop = void (*)(const float*, float* const*, std::int64_t, std::int64_t);
 
-template <template <int, int, int, int> class Level, int kWidth, int kUnroll, int kPrefetchBytes>
+template <template <int, int, int, Prefetch> class Level, int kWidth, int kUnroll, Prefetch kPrefetch>
 constexpr std::array<Loop, kMostReadWriteStreams> kLoops = {
-    &Level<1, kWidth, kUnroll, kPrefetchBytes>::run, &Level<2, kWidth, kUnroll, kPrefetchBytes>::run,
-    &Level<3, kWidth, kUnroll, kPrefetchBytes>::run, &Level<4, kWidth, kUnroll, kPrefetchBytes>::run,
-    &Level<5, kWidth, kUnroll, kPrefetchBytes>::run};
+    &Level<1, kWidth, kUnroll, kPrefetch>::run, &Level<2, kWidth, kUnroll, kPrefetch>::run,
+    &Level<3, kWidth, kUnroll, kPrefetch>::run, &Level<4, kWidth, kUnroll, kPrefetch>::run,
+    &Level<5, kWidth, kUnroll, kPrefetch>::run};
 
-template <template <int, int, int, int> class Level, int kWidth, int kUnroll, int kPrefetchBytes, Schedule kSchedule>
+template <template <int, int, int, Prefetch> class Level, int kWidth, int kUnroll, Prefetch kPrefetch,
+          Schedule kSchedule>
 void run(const float* read_only, std::span<float* const> read_write, std::int64_t count, int threads) {
-  const Loop loop = kLoops<Level, kWidth, kUnroll, kPrefetchBytes>.at(read_write.size() - 1);
+  const Loop loop = kLoops<Level, kWidth, kUnroll, kPrefetch>.at(read_write.size() - 1);
 #pragma omp parallel num_threads(threads)
   {
     if constexpr (kSchedule == Schedule::contiguous) {
@@ -105,21 +129,32 @@ void run(const float* read_only, std::span<float* const> read_write, std::int64_
   }
 }
 
-template <template <int, int, int, int> class Level, int kWidth>
+template <template <int, int, int, Prefetch> class Level, int kWidth>
 void add_level(std::vector<CeilingVariant>& list, const std::string& level) {
-  list.push_back({level, &run<Level, kWidth, 1, 0, Schedule::contiguous>});
-  list.push_back({level + " unroll 4", &run<Level, kWidth, 4, 0, Schedule::contiguous>});
-  list.push_back({level + " unroll 4 prefetch 1 KiB", &run<Level, kWidth, 4, 1024, Schedule::contiguous>});
-  list.push_back({level + " unroll 4 prefetch 4 KiB", &run<Level, kWidth, 4, 4096, Schedule::contiguous>});
-  list.push_back({level + " unroll 4 interleaved", &run<Level, kWidth, 4, 0, Schedule::interleaved>});
-  list.push_back({level + " unroll 4 prefetch 1 KiB interleaved", &run<Level, kWidth, 4, 1024, Schedule::interleaved>});
+  constexpr Prefetch kNone{0, 0, 0};
+  constexpr Prefetch kNear{1024, kCacheLine, 1};
+  constexpr Prefetch kIntoSecond{1536, kCacheLine, 2};
+  constexpr Prefetch kNearInPart{1024, kOneOfAPass, 1};
+  constexpr Prefetch kFarInPart{4096, kOneOfAPass, 1};
+  list.push_back({level, &run<Level, kWidth, 1, kNone, Schedule::contiguous>});
+  list.push_back({level + " unroll 4", &run<Level, kWidth, 4, kNone, Schedule::contiguous>});
+  list.push_back({level + " unroll 4 prefetch 1 KiB", &run<Level, kWidth, 4, kNear, Schedule::contiguous>});
+  list.push_back(
+      {level + " unroll 4 prefetch 1.5 KiB into L2", &run<Level, kWidth, 4, kIntoSecond, Schedule::contiguous>});
+  list.push_back(
+      {level + " unroll 4 prefetch 1 KiB in part", &run<Level, kWidth, 4, kNearInPart, Schedule::contiguous>});
+  list.push_back(
+      {level + " unroll 4 prefetch 4 KiB in part", &run<Level, kWidth, 4, kFarInPart, Schedule::contiguous>});
+  list.push_back({level + " unroll 4 interleaved", &run<Level, kWidth, 4, kNone, Schedule::interleaved>});
+  list.push_back(
+      {level + " unroll 4 prefetch 1 KiB interleaved", &run<Level, kWidth, 4, kNear, Schedule::interleaved>});
 }
 
 // --- Arrays of any element sizes: a block of every array after the other, in one pass
 
 template <int kWidth>
 struct Words {
-  typedef std::uint32_t Type __attribute__((vector_size(kWidth * 4), aligned(4)));
+  typedef std::uint32_t Type __attribute__((vector_size(kWidth * 4)));
 };
 
 // The exclusive or of the words of four bytes of a range, the last filled up with zeros.
@@ -131,7 +166,11 @@ template <int kWidth>
   std::int64_t i = 0;
   for (; i + 4 * kBytes <= bytes; i += 4 * kBytes) {
 #pragma GCC unroll 4
-    for (int u = 0; u < 4; ++u) sums[u] ^= *reinterpret_cast<const Wide*>(data + i + u * kBytes);
+    for (int u = 0; u < 4; ++u) {
+      Wide value;
+      std::memcpy(&value, data + i + u * kBytes, sizeof(Wide));
+      sums[u] ^= value;
+    }
   }
   const Wide sum = sums[0] ^ sums[1] ^ sums[2] ^ sums[3];
   std::uint32_t folded = 0;
@@ -152,20 +191,30 @@ template <int kWidth>
   std::int64_t i = 0;
   if (is_read) {
 #pragma GCC unroll 4
-    for (; i + kBytes <= bytes; i += kBytes) *reinterpret_cast<Wide*>(data + i) ^= wide;
+    for (; i + kBytes <= bytes; i += kBytes) {
+      Wide value;
+      std::memcpy(&value, data + i, sizeof(Wide));
+      value ^= wide;
+      std::memcpy(data + i, &value, sizeof(Wide));
+    }
     for (; i < bytes; ++i) data[i] ^= static_cast<std::byte>(add >> 8 * (i % 4));
   } else {
 #pragma GCC unroll 4
-    for (; i + kBytes <= bytes; i += kBytes) *reinterpret_cast<Wide*>(data + i) = wide;
+    for (; i + kBytes <= bytes; i += kBytes) std::memcpy(data + i, &wide, sizeof(Wide));
     for (; i < bytes; ++i) data[i] = static_cast<std::byte>(add >> 8 * (i % 4));
   }
 }
 
 template <int kWidth>
 [[gnu::always_inline]] inline void move_mixed(std::span<const MovedArray> arrays, std::int64_t begin, std::int64_t end,
-                                              std::int64_t block, std::uint32_t mask) {
+                                              std::int64_t block, bool asks_ahead, std::uint32_t mask) {
   for (std::int64_t first = begin; first < end; first += block) {
     const std::int64_t count = std::min(block, end - first);
+    if (asks_ahead) {
+      for (const MovedArray& array : arrays) {
+        ask_for<Prefetch{1536, kCacheLine, 2}>(array.data + first * array.element_bytes, count * array.element_bytes);
+      }
+    }
     std::uint32_t add = 0;
     for (const MovedArray& array : arrays) {
       std::byte* const data = array.data + first * array.element_bytes;
@@ -180,26 +229,26 @@ template <int kWidth>
 
 struct MixedLevel {
   const char* name;
-  void (*move)(std::span<const MovedArray>, std::int64_t, std::int64_t, std::int64_t, std::uint32_t);
+  void (*move)(std::span<const MovedArray>, std::int64_t, std::int64_t, std::int64_t, bool, std::uint32_t);
   std::uint32_t (*read)(const std::byte*, std::int64_t);
 };
 
-void move_baseline(std::span<const MovedArray> a, std::int64_t b, std::int64_t e, std::int64_t block,
+void move_baseline(std::span<const MovedArray> a, std::int64_t b, std::int64_t e, std::int64_t block, bool asks_ahead,
                    std::uint32_t mask) {
-  move_mixed<4>(a, b, e, block, mask);
+  move_mixed<4>(a, b, e, block, asks_ahead, mask);
 }
 std::uint32_t read_baseline(const std::byte* data, std::int64_t bytes) { return read<4>(data, bytes); }
 #if defined(__x86_64__)
 [[gnu::target("avx2")]] void move_avx2(std::span<const MovedArray> a, std::int64_t b, std::int64_t e,
-                                       std::int64_t block, std::uint32_t mask) {
-  move_mixed<8>(a, b, e, block, mask);
+                                       std::int64_t block, bool asks_ahead, std::uint32_t mask) {
+  move_mixed<8>(a, b, e, block, asks_ahead, mask);
 }
 [[gnu::target("avx2")]] std::uint32_t read_avx2(const std::byte* data, std::int64_t bytes) {
   return read<8>(data, bytes);
 }
 [[gnu::target("avx512f")]] void move_avx512(std::span<const MovedArray> a, std::int64_t b, std::int64_t e,
-                                            std::int64_t block, std::uint32_t mask) {
-  move_mixed<16>(a, b, e, block, mask);
+                                            std::int64_t block, bool asks_ahead, std::uint32_t mask) {
+  move_mixed<16>(a, b, e, block, asks_ahead, mask);
 }
 [[gnu::target("avx512f")]] std::uint32_t read_avx512(const std::byte* data, std::int64_t bytes) {
   return read<16>(data, bytes);
@@ -238,15 +287,22 @@ std::string to_text(Schedule schedule) { return schedule == Schedule::contiguous
 }  // namespace
 
 std::vector<MixedCeilingVariant> mixed_ceiling_variants() {
+  struct Block {
+    std::int64_t elements;
+    bool asks_ahead;
+  };
   std::vector<MixedCeilingVariant> list;
   for (const MixedLevel& level : mixed_levels()) {
     for (const Schedule schedule : kSchedules) {
-      for (const std::int64_t block : {64, 256, 1024, 4096}) {
-        list.push_back({std::string(level.name) + " block " + std::to_string(block) + to_text(schedule), block,
+      for (const Block& block : {Block{64, false}, Block{64, true}, Block{256, false}, Block{256, true},
+                                 Block{1024, false}, Block{4096, false}}) {
+        list.push_back({std::string(level.name) + " block " + std::to_string(block.elements) +
+                            (block.asks_ahead ? " prefetch 1.5 KiB" : "") + to_text(schedule),
+                        block.elements,
                         [=, move = level.move](std::span<const MovedArray> arrays, std::int64_t count,
                                                std::uint32_t mask, int threads) {
                           share_out(count, threads, schedule, [&](std::int64_t begin, std::int64_t end) {
-                            move(arrays, begin, end, block, mask);
+                            move(arrays, begin, end, block.elements, block.asks_ahead, mask);
                           });
                         }});
       }

@@ -261,7 +261,8 @@ class CpuBackend final : public kernels::Backend {
              {.scalars = scalars_[static_cast<std::size_t>(scalars_of_row_[row_index])],
               .decision = decision_,
               .gradient_sign = gradient_scale(options_[static_cast<std::size_t>(row.group)]),
-              .random = {control_.seed, static_cast<std::uint32_t>(steps_of(row) + 1), row.identity}});
+              .random = {control_.seed, static_cast<std::uint32_t>(steps_of(row) + 1), row.identity},
+              .asks_ahead = updates_.asks_ahead});
   }
 
   const int rule_;

@@ -47,15 +47,16 @@ constexpr int kRandomArrays = Storage::kRandomStates       ? 5
                                                            : 0;
 
 // The slots are parameters of their own because compilers keep `restrict` for those and lose it in arrays; without it
-// they do not vectorise. Slots that the rule does not have are never touched, nor is `kept` where nothing is.
+// they do not vectorise. Slots that the rule does not have are never touched, nor is `kept` where nothing is. Always
+// inline, so that a loop of known length is unrolled.
 template <typename Rule, typename Storage>
-void update_streams(const typename Rule::template Step<typename Storage::Real> step,
-                    const kernels::Conditions<typename Storage::Real> conditions, const std::int64_t count,
-                    typename Storage::Parameter* __restrict parameter,
-                    const typename Storage::Gradient* __restrict gradient, typename Storage::Kept* __restrict kept,
-                    typename Storage::State* __restrict state0, typename Storage::State* __restrict state1,
-                    typename Storage::State* __restrict state2, typename Storage::State* __restrict state3,
-                    const RandomBits* __restrict random) {
+[[gnu::always_inline]] inline void update_streams(
+    const typename Rule::template Step<typename Storage::Real> step,
+    const kernels::Conditions<typename Storage::Real> conditions, const std::int64_t count,
+    typename Storage::Parameter* __restrict parameter, const typename Storage::Gradient* __restrict gradient,
+    typename Storage::Kept* __restrict kept, typename Storage::State* __restrict state0,
+    typename Storage::State* __restrict state1, typename Storage::State* __restrict state2,
+    typename Storage::State* __restrict state3, const RandomBits* __restrict random) {
   using Real = typename Storage::Real;
   using Master = typename Storage::Master;
   static_assert(kernels::kMaxSlots == 4);
@@ -88,6 +89,50 @@ void update_streams(const typename Rule::template Step<typename Storage::Real> s
   }
 }
 
+// --- Lines of memory
+
+// All figures: float32, 2^26 parameters, two threads of an Intel Xeon with AMX, percent of the ceiling for gradient
+// descent, momentum, RMSProp, Adam and AdamW.
+constexpr std::int64_t kCacheLine = 64;
+// A pass of the loop takes so many lines of every array of Real, unrolled: 92 98 101 91 98, and in a loop that the
+// compiler unrolls as it likes 86 87 80 86 94. With two lines 87 92 94 88 94, with eight 85 96 97 87 92.
+constexpr std::int64_t kLinesAtOnce = 4;
+// How far ahead lines are asked for where that helps, by the number of states: 97 for gradient descent, 95 and 97 for
+// Adam and AdamW. With one state the processor is fast enough by itself, and asking costs four percent.
+constexpr std::int64_t kAheadBytes[kernels::kMaxSlots + 1] = {1024, 0, 2048, 2048, 2048};
+
+// Asks for the line so many bytes on, into the second-level cache: in the first, lines that wait for their turn put out
+// others. Where nothing is, asking does nothing. Always inline, because GCC drops calls of functions that only ask.
+[[gnu::always_inline]] inline void ask_for(const void* array, std::int64_t bytes) {
+  const auto line = reinterpret_cast<std::uintptr_t>(array) + static_cast<std::uintptr_t>(bytes);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): not a pointer's arithmetic, which ends with the array
+  __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 2);
+}
+
+template <typename Type>
+[[gnu::always_inline]] inline void ask_for_elements(const void* array, std::int64_t first, std::int64_t count,
+                                                    std::int64_t ahead) {
+  constexpr auto kSize = static_cast<std::int64_t>(sizeof(Type));
+  for (std::int64_t byte = 0; byte < count * kSize; byte += kCacheLine) ask_for(array, first * kSize + ahead + byte);
+}
+
+template <typename Rule, typename Storage>
+[[gnu::always_inline]] inline void ask_ahead(const kernels::TensorRow& row, std::int64_t first, std::int64_t count) {
+  constexpr std::int64_t kAhead = kAheadBytes[Rule::kSlots];
+  ask_for_elements<typename Storage::Gradient>(row.gradient, first, count, kAhead);
+  ask_for_elements<typename Storage::Parameter>(row.parameter, first, count, kAhead);
+  if constexpr (Storage::Master::kKeeps) ask_for_elements<typename Storage::Kept>(row.kept, first, count, kAhead);
+  for (int slot = 0; slot < Rule::kSlots; ++slot) {
+    ask_for_elements<typename Storage::State>(row.state[slot], first, count, kAhead);
+  }
+}
+
+// Packing float16, states of 16 bits and random bits takes longer than memory does, and the loop below only makes it
+// longer.
+template <typename Storage>
+constexpr bool kWaitsForMemory = !Storage::Master::kIsRandom && !std::is_same_v<typename Storage::Parameter, float16> &&
+                                 sizeof(typename Storage::State) == sizeof(typename Storage::Real);
+
 template <typename Rule, typename Storage>
 void update(const kernels::TensorRow& row, std::int64_t first, std::int64_t count, const TileConditions& conditions) {
   using Real = typename Storage::Real;
@@ -101,7 +146,7 @@ void update(const kernels::TensorRow& row, std::int64_t first, std::int64_t coun
   const kernels::Conditions<Real> gradients{
       static_cast<Real>(conditions.decision.gradient_factor * conditions.gradient_sign),
       static_cast<Real>(conditions.decision.clip_value)};
-  const auto run = [&](std::int64_t from, std::int64_t there, const RandomBits* random) {
+  const auto run = [&](std::int64_t from, std::int64_t there, const RandomBits* random) __attribute__((always_inline)) {
     // Null where the rule has no such slot: adding even to a null pointer that nobody uses is undefined.
     const auto slot = [&](int index) {
       return index < Rule::kSlots ? static_cast<State*>(row.state[index]) + from : nullptr;
@@ -122,7 +167,16 @@ void update(const kernels::TensorRow& row, std::int64_t first, std::int64_t coun
       run(first + done, count - done < kRandomElements ? count - done : kRandomElements, random);
     }
   } else {
-    run(first, count, nullptr);
+    std::int64_t done = 0;
+    if constexpr (kWaitsForMemory<Storage>) {
+      constexpr std::int64_t kAtOnce = kLinesAtOnce * kCacheLine / static_cast<std::int64_t>(sizeof(Real));
+      const bool asks_ahead = conditions.asks_ahead && kAheadBytes[Rule::kSlots] > 0;
+      for (; count - done >= kAtOnce; done += kAtOnce) {
+        if (asks_ahead) ask_ahead<Rule, Storage>(row, first + done, kAtOnce);
+        run(first + done, kAtOnce, nullptr);
+      }
+    }
+    run(first + done, count - done, nullptr);
   }
 }
 
@@ -136,20 +190,18 @@ double halved(double* sums) {
 }
 
 // Adds whole rows of values to the sums, kRowsAtOnce of them in one pass over the sums; to each sum they are added one
-// after the other all the same. Asks for the values one chunk on, because rows lie about a page apart and what the
-// processor fetches ahead by itself ends with the page; asking for what is not there does nothing.
+// after the other all the same. Asks for the values one chunk on on any processor, because rows lie about a page apart
+// and what it fetches ahead by itself ends with the page.
 template <int kRowsAtOnce, typename Gradient>
 void add_rows(const Gradient* __restrict values, std::int64_t count, double* __restrict sums) {
   constexpr std::int64_t kAtOnce = std::int64_t{kRowsAtOnce} * kernels::kAccumulators;
-  constexpr int kCacheLine = 64 / sizeof(Gradient);
+  constexpr int kOfLine = static_cast<int>(kCacheLine / sizeof(Gradient));
   for (; count > 0; count -= kAtOnce, values += kAtOnce) {
-    for (int line = 0; line < kernels::kAccumulators; line += kCacheLine) {
+    for (int line = 0; line < kernels::kAccumulators; line += kOfLine) {
       for (int row = 0; row < kRowsAtOnce; ++row) {
-        const auto here = reinterpret_cast<std::uintptr_t>(values + row * kernels::kAccumulators + line);
-        // NOLINTNEXTLINE(performance-no-int-to-ptr): not a pointer's arithmetic, which ends with the array
-        __builtin_prefetch(reinterpret_cast<const void*>(here + kChunk * sizeof(Gradient)));
+        ask_for(values + row * kernels::kAccumulators + line, kChunk * static_cast<std::int64_t>(sizeof(Gradient)));
       }
-      for (int i = line; i < line + kCacheLine; ++i) {
+      for (int i = line; i < line + kOfLine; ++i) {
         double sum = sums[i];
         for (int row = 0; row < kRowsAtOnce; ++row) {
           const auto value = kernels::widened<double>(values[row * kernels::kAccumulators + i]);

@@ -12,6 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "host/cpu_update.hpp"
+#include "host/method.hpp"
+#include "host/scalars.hpp"
 #include "kernels/narrow.hpp"
 #include "tests/single_tensor.hpp"
 #include "tests/storages.hpp"
@@ -370,6 +373,73 @@ TEST_P(EveryStorage, has_the_same_bits_at_every_simd_level_thread_count_tile_and
           for (std::size_t i = 0; i < expected.size(); ++i) {
             ASSERT_TRUE(expected[i] == got[i])
                 << c.name << " " << name(level) << ", " << threads << " threads, array " << i;
+          }
+        }
+      }
+    }
+  });
+}
+
+// What the processors of this machine choose is run by all other tests; here both ways are, on any machine.
+TEST_P(EveryStorage, has_the_same_bits_whether_or_not_the_loops_ask_memory_ahead) {
+  constexpr std::int64_t kFirst = 64;
+  constexpr std::int64_t kSize = kFirst + 4096 + 9;  // all of which is compared, whatever part of it is updated
+  with([&]<typename Storage>(std::type_identity<Storage>) {
+    for (const Case& c : one_case_per_rule()) {
+      const Method method = c.make();
+      const int rule = host::rule_index(method);
+      const kernels::Scalars scalars = host::scalars_at_step(rule, GetParam(), method, 7);
+      const kernels::Decision decision{.gradient_factor = 0.75, .clip_value = 2.0, .skip = false};
+      const auto slots = static_cast<int>(state_names(method).size());
+      const auto after = [&](const host::UpdateTable& table, bool asks_ahead, std::int64_t count) {
+        const Fenced<typename Storage::Parameter> parameter(stored_values<typename Storage::Parameter>(kSize, 1, -4, 1),
+                                                            3);
+        const Fenced<typename Storage::Gradient> gradient(stored_values<typename Storage::Gradient>(kSize, 2, -4, 2),
+                                                          5);
+        const Fenced<typename Storage::Kept> kept(kSize, 1);
+        std::vector<Fenced<typename Storage::State>> states;
+        kernels::TensorRow row{};
+        row.parameter = parameter.data();
+        row.gradient = gradient.data();
+        row.kept = Storage::Master::kKeeps ? kept.data() : nullptr;
+        for (int slot = 0; slot < slots; ++slot) {
+          const auto seed = static_cast<std::uint64_t>(3 + slot);
+          states.emplace_back(stored_values<typename Storage::State>(kSize, seed, -4, 1), 7 + slot);
+          for (typename Storage::State& state : states.back().span()) {
+            if constexpr (std::is_floating_point_v<typename Storage::State>) {
+              state = std::fabs(state);
+            } else {
+              state.bits &= 0x7FFF;
+            }
+          }
+          row.state[slot] = states.back().data();
+        }
+        row.count = kSize;
+        const std::size_t loop =
+            static_cast<std::size_t>(rule) * kernels::Storages::kSize + static_cast<std::size_t>(GetParam());
+        table.functions[loop](row, kFirst, count,
+                              {.scalars = scalars,
+                               .decision = decision,
+                               .gradient_sign = -1.0,
+                               .random = {{{17, 4}}, 7, 5},
+                               .asks_ahead = asks_ahead});
+        std::vector<std::string> all;
+        const auto append = [&](const auto& array) {
+          EXPECT_TRUE(array.zones_untouched());
+          all.emplace_back(reinterpret_cast<const char*>(array.data()), array.span().size_bytes());
+        };
+        append(parameter);
+        append(gradient);
+        append(kept);
+        for (const auto& state : states) append(state);
+        return all;
+      };
+      for (const host::UpdateTable& table : host::update_tables()) {
+        for (const std::int64_t count : {0, 1, 31, 32, 33, 63, 64, 65, 128, 229, 4096}) {
+          const auto without = after(table, false, count);
+          ASSERT_EQ(without, after(table, true, count)) << c.name << ", " << name(table.level) << ", " << count;
+          if (count == 4096) {
+            ASSERT_NE(without, after(table, true, 0)) << "a step that moves nothing";
           }
         }
       }

@@ -3,6 +3,8 @@
 // vectorised at their level's full width.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <fstream>
 #include <map>
@@ -250,6 +252,31 @@ TEST(Instructions, of_every_update_loop_fill_whole_registers) {
       }
     }
     EXPECT_EQ(loops, kernels::Rules::kSize * kernels::Storages::kSize) << object;
+  }
+}
+
+// Compilers drop calls of functions that do nothing but ask memory for a line. Those that ask for each of four lines of
+// every array ask with two states and with none.
+TEST(Instructions, ask_memory_ahead_for_every_line_where_that_was_seen_to_help) {
+  if (const std::string why = not_optimised_for_x86(); !why.empty()) GTEST_SKIP() << why;
+  const std::regex asks("^prefetch");
+  for (const auto& [level, object] : update_objects()) {
+    std::map<std::string, std::int64_t> asked;
+    for (const auto& [function, instructions] : disassembly(object)) {
+      for (const char* rule : {"GradientDescentRule", "MomentumRule", "AdamRule<false>"}) {
+        const std::string plain =
+            std::string("update<adamant::") + rule + ", adamant::kernels::Storage<float, float, float, float";
+        if (function.find(plain) == std::string::npos) continue;
+        asked[rule] += std::count_if(instructions.begin(), instructions.end(), [&](const std::string& instruction) {
+          return std::regex_search(instruction, asks);
+        });
+      }
+      if (function.find("sum_of_squares<float>") == std::string::npos) continue;
+      EXPECT_TRUE(any(instructions, asks)) << object << ": " << function;
+    }
+    const std::map<std::string, std::int64_t> expected{
+        {"GradientDescentRule", 4 * 2}, {"MomentumRule", 0}, {"AdamRule<false>", 4 * 4}};
+    EXPECT_EQ(asked, expected) << object;
   }
 }
 
