@@ -47,6 +47,8 @@ class Bed {
   virtual void fill(void* values, DataType type, std::int64_t count, double scale) const = 0;
   // As the system copies: memcpy() by all threads, cudaMemcpyAsync().
   virtual void copy(void* to, const void* from, std::int64_t bytes) const = 0;
+  // As a kernel that loads and stores, and does nothing else. Addresses are multiples of 16.
+  virtual void plain_copy(void* to, const void* from, std::int64_t bytes) const = 0;
 
   virtual std::vector<Mover> movers(std::span<const MovedArray> arrays) const = 0;
   virtual std::vector<Reader> readers() const = 0;

@@ -16,6 +16,7 @@ namespace {
 constexpr double kShortestSample = 2e-3;
 // Bytes that one thread copies at a time.
 constexpr std::int64_t kCopied = std::int64_t{1} << 20;
+constexpr std::int64_t kLine = 64;
 
 template <typename T>
 void fill_values(T* values, std::int64_t count, double scale, int threads) {
@@ -27,6 +28,16 @@ void fill_values(T* values, std::int64_t count, double scale, int threads) {
       values[i] = kernels::Narrow<T>::of(static_cast<float>(realistic_value(i, scale)));
     }
   }
+}
+
+// One line after the other, each loaded and stored: memcpy() goes past the caches where much is copied.
+void copy_lines(std::byte* to, const std::byte* from, std::int64_t bytes) {
+  std::int64_t i = 0;
+  for (; i + kLine <= bytes; i += kLine) {
+    std::memcpy(to + i, from + i, kLine);
+    asm volatile("" ::: "memory");  // or compilers make one memcpy() of all lines
+  }
+  for (; i < bytes; ++i) to[i] = from[i];
 }
 
 class CpuBed final : public Bed {
@@ -56,6 +67,14 @@ class CpuBed final : public Bed {
     for (std::int64_t begin = 0; begin < bytes; begin += kCopied) {
       std::memcpy(static_cast<std::byte*>(to) + begin, static_cast<const std::byte*>(from) + begin,
                   static_cast<std::size_t>(std::min(kCopied, bytes - begin)));
+    }
+  }
+
+  void plain_copy(void* to, const void* from, std::int64_t bytes) const override {
+#pragma omp parallel for schedule(static) num_threads(threads_)
+    for (std::int64_t begin = 0; begin < bytes; begin += kCopied) {
+      copy_lines(static_cast<std::byte*>(to) + begin, static_cast<const std::byte*>(from) + begin,
+                 std::min(kCopied, bytes - begin));
     }
   }
 

@@ -141,8 +141,10 @@ void add_level(std::vector<CeilingVariant>& list, const std::string& level) {
   list.push_back({level + " unroll 4 prefetch 1 KiB", &run<Level, kWidth, 4, kNear, Schedule::contiguous>});
   list.push_back(
       {level + " unroll 4 prefetch 1.5 KiB into L2", &run<Level, kWidth, 4, kIntoSecond, Schedule::contiguous>});
-  list.push_back(
-      {level + " unroll 4 prefetch 1 KiB in part", &run<Level, kWidth, 4, kNearInPart, Schedule::contiguous>});
+  if (4 * 4 * kWidth > kCacheLine) {  // of the one line of a pass there is no part
+    list.push_back(
+        {level + " unroll 4 prefetch 1 KiB in part", &run<Level, kWidth, 4, kNearInPart, Schedule::contiguous>});
+  }
   list.push_back(
       {level + " unroll 4 prefetch 4 KiB in part", &run<Level, kWidth, 4, kFarInPart, Schedule::contiguous>});
   list.push_back({level + " unroll 4 interleaved", &run<Level, kWidth, 4, kNone, Schedule::interleaved>});
@@ -297,7 +299,7 @@ std::vector<MixedCeilingVariant> mixed_ceiling_variants() {
       for (const Block& block : {Block{64, false}, Block{64, true}, Block{256, false}, Block{256, true},
                                  Block{1024, false}, Block{4096, false}}) {
         list.push_back({std::string(level.name) + " block " + std::to_string(block.elements) +
-                            (block.asks_ahead ? " prefetch 1.5 KiB" : "") + to_text(schedule),
+                            (block.asks_ahead ? " prefetch 1.5 KiB into L2" : "") + to_text(schedule),
                         block.elements,
                         [=, move = level.move](std::span<const MovedArray> arrays, std::int64_t count,
                                                std::uint32_t mask, int threads) {

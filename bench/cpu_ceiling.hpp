@@ -19,8 +19,9 @@ struct CeilingVariant {
   void (*run)(const float* read_only, std::span<float* const> read_write, std::int64_t count, int threads);
 };
 
-// Those that this machine can run: a sweep over vector width, unrolling, distance of prefetch and the way the range is
-// shared out. Stores past the cache are not among them: every line that is written was just read, and owned.
+// Those that this machine can run: a sweep over vector width, unrolling, prefetches (how far ahead, into which cache,
+// which lines) and the way the range is shared out. Stores past the cache are not among them: every line that is
+// written was just read, and owned.
 std::vector<CeilingVariant> ceiling_variants();
 
 inline constexpr int kMostReadWriteStreams = 5;

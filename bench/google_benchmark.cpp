@@ -29,6 +29,8 @@ namespace {
 // Without a filter: a minute or two.
 constexpr const char* kUsual = "/(1048576|16777216)/update/float32-float32-float32/[a-z0-9:]*/(step|ceiling|copy)/";
 
+bool is_copy(std::string_view what) { return what == "copy" || what == "plain-copy"; }
+
 // A request whose ceiling and contenders are chosen when the first benchmark of it runs.
 class Prepared {
  public:
@@ -49,7 +51,7 @@ class Prepared {
   }
 
   double bytes_of(const std::string& what) const {
-    return what == "copy" ? 2.0 * static_cast<double>(facts_.copy_element_bytes * facts_.count) : facts_.bytes();
+    return is_copy(what) ? 2.0 * static_cast<double>(facts_.copy_element_bytes * facts_.count) : facts_.bytes();
   }
 
  private:
@@ -119,7 +121,7 @@ void run(benchmark::State& state, Store& store, const Case& one, const std::stri
   Prepared& prepared = store.get(one.name, one.request);
   const Contender* const contender = what == "ceiling" ? &prepared.ceiling() : prepared.find(what);
   if (contender == nullptr) return state.SkipWithError("is not there for this case");
-  if (what == "ceiling" || what == "copy" || what == "host") {
+  if (what == "ceiling" || is_copy(what) || what == "host") {
     measure_alone(state, *contender);
   } else {
     measure_beside(state, *contender, prepared.ceiling());
@@ -144,7 +146,7 @@ std::vector<std::string> all_that_is_compared(const Request& request) {
   std::vector<std::string> all{"step", "ceiling"};
   if (request.shape.tensors() > 1) all.emplace_back("one-tensor");
   if (on_gpu) all.insert(all.end(), {"graph", "host"});
-  if (request.is_plain_float32()) all.emplace_back("copy");
+  if (request.is_plain_float32()) all.insert(all.end(), {"copy", "plain-copy"});
   if (request.is_plain_float32() && on_gpu) all.insert(all.end(), {"thrust", "cub", "unfused"});
   return all;
 }

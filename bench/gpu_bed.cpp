@@ -22,6 +22,9 @@ class GpuBed final : public Bed {
     stream_.fill(values, type, count, scale);
   }
   void copy(void* to, const void* from, std::int64_t bytes) const override { stream_.copy(to, from, bytes); }
+  void plain_copy(void* to, const void* from, std::int64_t bytes) const override {
+    stream_.plain_copy(to, from, bytes);
+  }
 
   std::vector<Mover> movers(std::span<const MovedArray> arrays) const override {
     std::vector<Mover> list;

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <cstddef>
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -28,6 +29,17 @@ __global__ void fill_values(Real* values, std::int64_t count, double scale) {
     values[i] = realistic_value(i, scale);
   } else {
     values[i] = kernels::Narrow<Real>::of(static_cast<float>(realistic_value(i, scale)));
+  }
+}
+
+// A vector of 16 bytes a thread; the bytes after the last whole one by the threads behind.
+__global__ void copy_vectors(std::byte* to, const std::byte* from, std::int64_t bytes) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const std::int64_t vectors = bytes / static_cast<std::int64_t>(sizeof(uint4));
+  if (i < vectors) {
+    reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
+  } else if (const std::int64_t byte = vectors * static_cast<std::int64_t>(sizeof(uint4)) + i - vectors; byte < bytes) {
+    to[byte] = from[byte];
   }
 }
 
@@ -107,6 +119,18 @@ std::function<void()> GpuStream::capture(const std::function<void()>& enqueue) c
 void GpuStream::copy(void* to, const void* from, std::int64_t bytes) const {
   check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToDevice, stream_),
         "cudaMemcpyAsync", "copying");
+}
+
+void GpuStream::plain_copy(void* to, const void* from, std::int64_t bytes) const {
+  constexpr unsigned kThreads = 256;
+  if (bytes == 0) return;
+  constexpr std::int64_t kVector = sizeof(uint4);
+  const std::int64_t threads = bytes / kVector + bytes % kVector;
+  void* pointers[] = {&to, &from, &bytes};
+  check(cudaLaunchKernel(reinterpret_cast<const void*>(&copy_vectors),
+                         dim3(static_cast<unsigned>((threads + kThreads - 1) / kThreads)), dim3(kThreads), pointers, 0,
+                         stream_),
+        "cudaLaunchKernel", "copying by a kernel");
 }
 
 void GpuStream::fill(void* values, DataType type, std::int64_t count, double scale) const {

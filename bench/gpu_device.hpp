@@ -27,6 +27,8 @@ class GpuStream {
   std::function<void()> capture(const std::function<void()>& enqueue) const;
 
   void copy(void* to, const void* from, std::int64_t bytes) const;
+  // By a kernel; addresses are multiples of 16.
+  void plain_copy(void* to, const void* from, std::int64_t bytes) const;
   // realistic_value() of each element from 0 on, times `scale`.
   void fill(void* values, DataType type, std::int64_t count, double scale) const;
 

@@ -332,7 +332,8 @@ class Measurement::Implementation {
     };
     if (auto of_graph = graph()) list.push_back({"graph", std::move(of_graph), launches_of_graph() * rotation_.size()});
     if (request_.only_ceiling) return list;
-    add("copy", copy());
+    add("copy", copying(&Bed::copy));
+    add("plain-copy", copying(&Bed::plain_copy));
     if (request_.shape.tensors() > 1) {
       add("one-tensor", [this] { rotation_.next().one_tensor->step(bed_->stream()); });
     }
@@ -439,13 +440,13 @@ class Measurement::Implementation {
   }
 
   // From the sets' gradients to a buffer that is walked through as the sets are.
-  std::function<void()> copy() {
+  std::function<void()> copying(void (Bed::*copy)(void*, const void*, std::int64_t) const) {
     const std::int64_t element = layout_.arrays.front().element_bytes;
     const std::int64_t size = layout_.elements * element;
     const std::int64_t places = std::max<std::int64_t>(layout_.scratch_bytes / size, 1);
-    return [this, element, size, places, place = std::int64_t{0}]() mutable {
+    return [this, copy, element, size, places, place = std::int64_t{0}]() mutable {
       place = (place + 1) % places;
-      bed_->copy(scratch_.get() + place * size, rotation_.next().gradient.get(), layout_.count * element);
+      (*bed_.*copy)(scratch_.get() + place * size, rotation_.next().gradient.get(), layout_.count * element);
     };
   }
 

@@ -7,8 +7,8 @@
 
 namespace adamant::bench {
 
-double Throughput::copy_gigabytes_per_second() const {
-  return 2 * static_cast<double>(copy_element_bytes) * static_cast<double>(count) / copy.median() * 1e-9;
+double Throughput::copy_gigabytes_per_second(const Times& of) const {
+  return 2 * static_cast<double>(copy_element_bytes) * static_cast<double>(count) / of.median() * 1e-9;
 }
 
 std::optional<Throughput> measure(const Request& request, const ProgressTo& progress, const StopAsked& stop) {
@@ -38,6 +38,7 @@ std::optional<Throughput> measure(const Request& request, const ProgressTo& prog
   result.update = times("update");
   result.graph = times("graph");
   result.copy = times("copy");
+  result.plain_copy = times("plain-copy");
   result.one_tensor = times("one-tensor");
   for (BaselineTimes& baseline : result.baselines) baseline.times = times(baseline.name);
   const Contender& best = fastest(std::span(contenders).first(finalists));

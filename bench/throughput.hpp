@@ -57,7 +57,8 @@ struct Throughput {
   std::string ceiling_variant;  // its name
   int ceiling_looks = 0;        // that the finalists were chosen by
   std::int64_t copy_element_bytes = 0;
-  Times copy;        // of count elements
+  Times copy;        // of count elements, as the system copies
+  Times plain_copy;  // by a kernel that loads and stores
   Times one_tensor;  // one tensor of as many parameters; where there are several
 
   // What follows is measured on CUDA devices only.
@@ -69,7 +70,7 @@ struct Throughput {
   double bytes() const { return static_cast<double>(count) * static_cast<double>(bytes_per_parameter); }
   double update_gigabytes_per_second() const { return bytes() / update.median() * 1e-9; }
   double ceiling_gigabytes_per_second() const { return bytes() / ceiling.median() * 1e-9; }
-  double copy_gigabytes_per_second() const;
+  double copy_gigabytes_per_second(const Times& of) const;  // of copy or plain_copy
   double fraction_of_ceiling() const { return ratio(ceiling, update); }
 };
 

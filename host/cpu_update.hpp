@@ -37,8 +37,8 @@ struct UpdateTable {
   const UpdateFunction* functions;                          // [rule][storage]
   const NormFunction* norms;                                // [gradient type]
   double (*sum)(const double* values, std::int64_t count);  // the same tree over numbers
-  // Whether loops ask memory for what comes next: on Intel's processors, where that was seen to help. On AMD's Zen 4 an
-  // earlier loop that asked was slower.
+  // Whether loops ask memory for what comes next: on Intel's processors, where that was seen to help; on AMD's it was
+  // not.
   bool asks_ahead = false;
 };
 

@@ -46,21 +46,60 @@ constexpr int kRandomArrays = Storage::kRandomStates       ? 5
                               : Storage::Master::kIsRandom ? 1
                                                            : 0;
 
+// --- Lines of memory
+
+// All figures: float32, 2^26 parameters, two threads of an Intel Xeon with AMX, percent of the ceiling for gradient
+// descent, momentum, RMSProp, Adam and AdamW, with AVX-512.
+constexpr std::int64_t kCacheLine = 64;
+// A pass of the loop takes so many vectors of every array of Real, unrolled: 92 98 101 91 98, and in a loop that the
+// compiler unrolls as it likes 86 87 80 86 94. With two vectors 87 92 94 88 94, with eight 85 96 97 87 92.
+constexpr std::int64_t kVectorsAtOnce = 4;
+constexpr std::int64_t kVectorBytes = SimdLevel::ADAMANT_SIMD_LEVEL == SimdLevel::avx512 ? 64
+                                      : SimdLevel::ADAMANT_SIMD_LEVEL == SimdLevel::avx2 ? 32
+                                                                                         : 16;
+// How far ahead lines are asked for where that helps, by the number of states: 97 for gradient descent, 95 and 97 for
+// Adam and AdamW. With one state the processor is fast enough by itself, and asking costs four percent.
+constexpr std::int64_t kAheadBytes[kernels::kMaxSlots + 1] = {1024, 0, 2048, 2048, 2048};
+
+// Asks for the line so many bytes on, into the cache of that level. Where nothing is, asking does nothing. Always
+// inline, because GCC drops calls of functions that only ask.
+template <int kLevel>
+[[gnu::always_inline]] inline void ask_for(const void* array, std::int64_t bytes) {
+  const auto line = reinterpret_cast<std::uintptr_t>(array) + static_cast<std::uintptr_t>(bytes);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): not a pointer's arithmetic, which ends with the array
+  __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 4 - kLevel);
+}
+
+// For `count` elements from `array` on, so many bytes ahead; into the second level, because in the first, lines that
+// wait for their turn put out others.
+template <std::int64_t kAhead, typename Type>
+[[gnu::always_inline]] inline void ask_ahead(const Type* array, std::int64_t count) {
+  for (std::int64_t byte = 0; byte < count * static_cast<std::int64_t>(sizeof(Type)); byte += kCacheLine) {
+    ask_for<2>(array, kAhead + byte);
+  }
+}
+
+// Packing float16, states of 16 bits, random bits and whatever is done four elements at a time takes longer than memory
+// does: there passes only make it longer.
+template <typename Storage>
+constexpr bool kWaitsForMemory =
+    kVectorBytes > 16 && !Storage::Master::kIsRandom && !std::is_same_v<typename Storage::Parameter, float16> &&
+    sizeof(typename Storage::State) == sizeof(typename Storage::Real);
+
 // The slots are parameters of their own because compilers keep `restrict` for those and lose it in arrays; without it
-// they do not vectorise. Slots that the rule does not have are never touched, nor is `kept` where nothing is. Always
-// inline, so that a loop of known length is unrolled.
+// they do not vectorise. Slots that the rule does not have are never touched, nor is `kept` where nothing is.
 template <typename Rule, typename Storage>
-[[gnu::always_inline]] inline void update_streams(
-    const typename Rule::template Step<typename Storage::Real> step,
-    const kernels::Conditions<typename Storage::Real> conditions, const std::int64_t count,
-    typename Storage::Parameter* __restrict parameter, const typename Storage::Gradient* __restrict gradient,
-    typename Storage::Kept* __restrict kept, typename Storage::State* __restrict state0,
-    typename Storage::State* __restrict state1, typename Storage::State* __restrict state2,
-    typename Storage::State* __restrict state3, const RandomBits* __restrict random) {
+void update_streams(const typename Rule::template Step<typename Storage::Real> step,
+                    const kernels::Conditions<typename Storage::Real> conditions, const std::int64_t count,
+                    typename Storage::Parameter* __restrict parameter,
+                    const typename Storage::Gradient* __restrict gradient, typename Storage::Kept* __restrict kept,
+                    typename Storage::State* __restrict state0, typename Storage::State* __restrict state1,
+                    typename Storage::State* __restrict state2, typename Storage::State* __restrict state3,
+                    const RandomBits* __restrict random, const bool asks_ahead) {
   using Real = typename Storage::Real;
   using Master = typename Storage::Master;
   static_assert(kernels::kMaxSlots == 4);
-  for (std::int64_t i = 0; i < count; ++i) {
+  const auto update_element = [&](std::int64_t i) __attribute__((always_inline)) {
     typename Storage::Parameter x{};
     typename Storage::Kept k{};
     if constexpr (Master::kReadsParameter) x = parameter[i];
@@ -86,52 +125,26 @@ template <typename Rule, typename Storage>
     if constexpr (Rule::kSlots > 1) state1[i] = narrowed(1);
     if constexpr (Rule::kSlots > 2) state2[i] = narrowed(2);
     if constexpr (Rule::kSlots > 3) state3[i] = narrowed(3);
+  };
+  std::int64_t done = 0;
+  if constexpr (kWaitsForMemory<Storage>) {
+    constexpr std::int64_t kAtOnce = kVectorsAtOnce * kVectorBytes / static_cast<std::int64_t>(sizeof(Real));
+    constexpr std::int64_t kAhead = kAheadBytes[Rule::kSlots];
+    for (; count - done >= kAtOnce; done += kAtOnce) {
+      if (asks_ahead && kAhead > 0) {
+        ask_ahead<kAhead>(gradient + done, kAtOnce);
+        ask_ahead<kAhead>(parameter + done, kAtOnce);
+        if constexpr (Master::kKeeps) ask_ahead<kAhead>(kept + done, kAtOnce);
+        if constexpr (Rule::kSlots > 0) ask_ahead<kAhead>(state0 + done, kAtOnce);
+        if constexpr (Rule::kSlots > 1) ask_ahead<kAhead>(state1 + done, kAtOnce);
+        if constexpr (Rule::kSlots > 2) ask_ahead<kAhead>(state2 + done, kAtOnce);
+        if constexpr (Rule::kSlots > 3) ask_ahead<kAhead>(state3 + done, kAtOnce);
+      }
+      for (std::int64_t i = done; i < done + kAtOnce; ++i) update_element(i);
+    }
   }
+  for (std::int64_t i = done; i < count; ++i) update_element(i);
 }
-
-// --- Lines of memory
-
-// All figures: float32, 2^26 parameters, two threads of an Intel Xeon with AMX, percent of the ceiling for gradient
-// descent, momentum, RMSProp, Adam and AdamW.
-constexpr std::int64_t kCacheLine = 64;
-// A pass of the loop takes so many lines of every array of Real, unrolled: 92 98 101 91 98, and in a loop that the
-// compiler unrolls as it likes 86 87 80 86 94. With two lines 87 92 94 88 94, with eight 85 96 97 87 92.
-constexpr std::int64_t kLinesAtOnce = 4;
-// How far ahead lines are asked for where that helps, by the number of states: 97 for gradient descent, 95 and 97 for
-// Adam and AdamW. With one state the processor is fast enough by itself, and asking costs four percent.
-constexpr std::int64_t kAheadBytes[kernels::kMaxSlots + 1] = {1024, 0, 2048, 2048, 2048};
-
-// Asks for the line so many bytes on, into the second-level cache: in the first, lines that wait for their turn put out
-// others. Where nothing is, asking does nothing. Always inline, because GCC drops calls of functions that only ask.
-[[gnu::always_inline]] inline void ask_for(const void* array, std::int64_t bytes) {
-  const auto line = reinterpret_cast<std::uintptr_t>(array) + static_cast<std::uintptr_t>(bytes);
-  // NOLINTNEXTLINE(performance-no-int-to-ptr): not a pointer's arithmetic, which ends with the array
-  __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 2);
-}
-
-template <typename Type>
-[[gnu::always_inline]] inline void ask_for_elements(const void* array, std::int64_t first, std::int64_t count,
-                                                    std::int64_t ahead) {
-  constexpr auto kSize = static_cast<std::int64_t>(sizeof(Type));
-  for (std::int64_t byte = 0; byte < count * kSize; byte += kCacheLine) ask_for(array, first * kSize + ahead + byte);
-}
-
-template <typename Rule, typename Storage>
-[[gnu::always_inline]] inline void ask_ahead(const kernels::TensorRow& row, std::int64_t first, std::int64_t count) {
-  constexpr std::int64_t kAhead = kAheadBytes[Rule::kSlots];
-  ask_for_elements<typename Storage::Gradient>(row.gradient, first, count, kAhead);
-  ask_for_elements<typename Storage::Parameter>(row.parameter, first, count, kAhead);
-  if constexpr (Storage::Master::kKeeps) ask_for_elements<typename Storage::Kept>(row.kept, first, count, kAhead);
-  for (int slot = 0; slot < Rule::kSlots; ++slot) {
-    ask_for_elements<typename Storage::State>(row.state[slot], first, count, kAhead);
-  }
-}
-
-// Packing float16, states of 16 bits and random bits takes longer than memory does, and the loop below only makes it
-// longer.
-template <typename Storage>
-constexpr bool kWaitsForMemory = !Storage::Master::kIsRandom && !std::is_same_v<typename Storage::Parameter, float16> &&
-                                 sizeof(typename Storage::State) == sizeof(typename Storage::Real);
 
 template <typename Rule, typename Storage>
 void update(const kernels::TensorRow& row, std::int64_t first, std::int64_t count, const TileConditions& conditions) {
@@ -146,7 +159,7 @@ void update(const kernels::TensorRow& row, std::int64_t first, std::int64_t coun
   const kernels::Conditions<Real> gradients{
       static_cast<Real>(conditions.decision.gradient_factor * conditions.gradient_sign),
       static_cast<Real>(conditions.decision.clip_value)};
-  const auto run = [&](std::int64_t from, std::int64_t there, const RandomBits* random) __attribute__((always_inline)) {
+  const auto run = [&](std::int64_t from, std::int64_t there, const RandomBits* random) {
     // Null where the rule has no such slot: adding even to a null pointer that nobody uses is undefined.
     const auto slot = [&](int index) {
       return index < Rule::kSlots ? static_cast<State*>(row.state[index]) + from : nullptr;
@@ -155,7 +168,7 @@ void update(const kernels::TensorRow& row, std::int64_t first, std::int64_t coun
     update_streams<Rule, Storage>(step, gradients, there,
                                   static_cast<typename Storage::Parameter*>(row.parameter) + from,
                                   static_cast<const typename Storage::Gradient*>(row.gradient) + from, kept, slot(0),
-                                  slot(1), slot(2), slot(3), random);
+                                  slot(1), slot(2), slot(3), random, conditions.asks_ahead);
   };
   if constexpr (Storage::Master::kIsRandom) {
     RandomBits random[kRandomArrays<Storage>];
@@ -167,16 +180,7 @@ void update(const kernels::TensorRow& row, std::int64_t first, std::int64_t coun
       run(first + done, count - done < kRandomElements ? count - done : kRandomElements, random);
     }
   } else {
-    std::int64_t done = 0;
-    if constexpr (kWaitsForMemory<Storage>) {
-      constexpr std::int64_t kAtOnce = kLinesAtOnce * kCacheLine / static_cast<std::int64_t>(sizeof(Real));
-      const bool asks_ahead = conditions.asks_ahead && kAheadBytes[Rule::kSlots] > 0;
-      for (; count - done >= kAtOnce; done += kAtOnce) {
-        if (asks_ahead) ask_ahead<Rule, Storage>(row, first + done, kAtOnce);
-        run(first + done, kAtOnce, nullptr);
-      }
-    }
-    run(first + done, count - done, nullptr);
+    run(first, count, nullptr);
   }
 }
 
@@ -190,7 +194,7 @@ double halved(double* sums) {
 }
 
 // Adds whole rows of values to the sums, kRowsAtOnce of them in one pass over the sums; to each sum they are added one
-// after the other all the same. Asks for the values one chunk on on any processor, because rows lie about a page apart
+// after the other all the same. Asks for the values one chunk on, on any processor, because rows lie about a page apart
 // and what it fetches ahead by itself ends with the page.
 template <int kRowsAtOnce, typename Gradient>
 void add_rows(const Gradient* __restrict values, std::int64_t count, double* __restrict sums) {
@@ -199,7 +203,7 @@ void add_rows(const Gradient* __restrict values, std::int64_t count, double* __r
   for (; count > 0; count -= kAtOnce, values += kAtOnce) {
     for (int line = 0; line < kernels::kAccumulators; line += kOfLine) {
       for (int row = 0; row < kRowsAtOnce; ++row) {
-        ask_for(values + row * kernels::kAccumulators + line, kChunk * static_cast<std::int64_t>(sizeof(Gradient)));
+        ask_for<1>(values + row * kernels::kAccumulators + line, kChunk * static_cast<std::int64_t>(sizeof(Gradient)));
       }
       for (int i = line; i < line + kOfLine; ++i) {
         double sum = sums[i];

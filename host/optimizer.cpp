@@ -676,7 +676,7 @@ TensorId Optimizer::add(TensorSpec spec) {
   self.check_memory(spec.name, "copy", spec.copy);
 
   const std::int64_t room = std::numeric_limits<std::int64_t>::max() - self.state_bytes;
-  const std::int64_t most = room / (8 * (self.slots() + 1)) - static_cast<std::int64_t>(2 * kPage);
+  const std::int64_t most = room / (8 * (self.slots() + 1)) - 2 * kPage;
   if (spec.parameter.count() > most) {
     refuse(of_tensor(spec.name) + "parameter: the states of count " + to_text(spec.parameter.count()) +
            " do not fit the address space; allowed: 0 to " + to_text(most));

@@ -201,6 +201,23 @@ TEST(Ceilings, of_several_types_leave_what_is_read_and_touch_every_element_once)
   }
 }
 
+TEST(Copies, copy_every_byte_and_no_other) {
+  constexpr std::size_t kZone = 64;
+  const std::unique_ptr<bench::Bed> bed = bench::make_cpu_bed(3);
+  for (const std::int64_t bytes : {0, 1, 63, 64, 65, 1000, (1 << 21) + 17}) {
+    const std::vector<std::byte> from = random_bytes(bytes, 1);
+    const std::vector<std::byte> before = random_bytes(bytes + kZone, 2);
+    std::vector<std::byte> expected = before;
+    std::copy(from.begin(), from.end(), expected.begin());
+    std::vector<std::byte> got = before;
+    bed->copy(got.data(), from.data(), bytes);
+    EXPECT_TRUE(got == expected) << "memcpy, " << bytes;
+    got = before;
+    bed->plain_copy(got.data(), from.data(), bytes);
+    EXPECT_TRUE(got == expected) << bytes;
+  }
+}
+
 TEST(Ceilings, of_reading_read_every_word_once) {
   for (const std::int64_t bytes : {4, 2, 128, 1000, 16384, 100002}) {
     const std::vector<std::byte> data = random_bytes(bytes + 8, 7);
@@ -461,8 +478,8 @@ TEST(GoogleBenchmark, runs_what_its_filter_names_and_pairs_it_with_the_ceiling) 
   EXPECT_TRUE(report.at("context").contains("cpu_cache_bytes"));
   std::map<std::string, nlohmann::json> runs;
   for (const auto& run : report.at("benchmarks")) runs[run.at("name").get<std::string>()] = run;
-  ASSERT_EQ(runs.size(), 3U) << outcome.out;
-  for (const std::string what : {"step", "ceiling", "copy"}) {
+  ASSERT_EQ(runs.size(), 4U) << outcome.out;
+  for (const std::string what : {"step", "ceiling", "copy", "plain-copy"}) {
     const auto& run = runs.at(name + what + "/manual_time");
     EXPECT_GT(run.at("real_time").get<double>(), 0) << run;
     EXPECT_GT(run.at("bytes_per_second").get<double>(), 0) << run;

@@ -291,7 +291,9 @@ TEST_F(CommandLine, BenchMeasuresManyTensorsOnTheCpuBesideOneOfAsManyParameters)
     EXPECT_EQ(result.at("count"), expected[i].second);
     EXPECT_EQ(result.at("one_tensor_seconds").size(), 2U);
     EXPECT_EQ(result.at("copy_seconds").size(), 2U);
-    for (const char* field : {"times_one_tensor", "fraction_of_ceiling", "copy_gigabytes_per_second"}) {
+    EXPECT_EQ(result.at("plain_copy_seconds").size(), 2U);
+    for (const char* field :
+         {"times_one_tensor", "fraction_of_ceiling", "copy_gigabytes_per_second", "plain_copy_gigabytes_per_second"}) {
       EXPECT_GT(result.at(field).get<double>(), 0) << field;
     }
   }

@@ -2,15 +2,20 @@
 // does, and `adamant bench` says all that it should. Speed is not tested.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bench/baseline_check.hpp"
+#include "bench/bed.hpp"
 #include "bench/gpu_baselines.hpp"
 #include "bench/gpu_bed.hpp"
 #include "bench/gpu_ceiling.hpp"
@@ -61,6 +66,23 @@ void expect_one_pass(const bench::GpuCeilingVariant& variant, int streams, std::
     }
   }
   ASSERT_EQ(source.read(), read_only);
+}
+
+TEST_F(GpuBench, copies_every_byte_and_no_other) {
+  constexpr std::int64_t kZone = 64;
+  host::DeviceMemory memory(Device::cuda(0));
+  const std::unique_ptr<bench::Bed> bed = bench::make_gpu_bed(0);
+  for (const std::int64_t bytes : {1, 15, 16, 17, 4096, 4099, 70001}) {
+    const std::vector<std::uint32_t> words = random_words((bytes + 3) / 4 + kZone, 1);
+    const auto as_bytes = std::as_bytes(std::span(words));
+    const host::DeviceArray<std::byte> from(memory, as_bytes);
+    std::vector<std::byte> expected(as_bytes.size(), std::byte{0x5A});
+    const host::DeviceArray<std::byte> to(memory, std::span<const std::byte>(expected));
+    std::copy_n(as_bytes.begin(), bytes, expected.begin());
+    bed->plain_copy(to.data(), from.data(), bytes);
+    bed->wait();
+    EXPECT_TRUE(to.read() == expected) << bytes;
+  }
 }
 
 TEST_F(GpuBench, ceilings_leave_the_values_and_touch_every_word_of_every_stream_once) {
@@ -283,6 +305,8 @@ TEST_F(GpuBench, the_program_measures_one_tensor_and_many_and_reports_them_in_js
                               "rotated_bytes",
                               "copy_seconds",
                               "copy_gigabytes_per_second",
+                              "plain_copy_seconds",
+                              "plain_copy_gigabytes_per_second",
                               "graph_seconds",
                               "graph_median_seconds",
                               "one_tensor_seconds",
@@ -292,7 +316,7 @@ TEST_F(GpuBench, the_program_measures_one_tensor_and_many_and_reports_them_in_js
       EXPECT_TRUE(result.contains(field)) << field;
     }
     for (const char* field : {"median_seconds", "ceiling_gigabytes_per_second", "fraction_of_ceiling",
-                              "copy_gigabytes_per_second", "graph_median_seconds"}) {
+                              "copy_gigabytes_per_second", "plain_copy_gigabytes_per_second", "graph_median_seconds"}) {
       EXPECT_GT(result.at(field).get<double>(), 0) << field;
     }
     EXPECT_EQ(result.at("seconds").size(), 2U);

@@ -2,13 +2,16 @@
 // move, states by name. And the traps of other libraries (PEERS.md), each a test that bears its number.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <list>
 #include <map>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -341,6 +344,30 @@ TEST(Optimizer, state_bytes_are_known_before_anything_is_allocated) {
     }
     for (auto part = parts.begin(); part != parts.end() && std::next(part) != parts.end(); ++part) {
       EXPECT_LE(part->first + static_cast<std::uintptr_t>(part->second), std::next(part)->first);
+    }
+  }
+}
+
+// Streams that begin close to each other in a page hold each other up on some processors.
+TEST(Optimizer, states_of_a_large_tensor_begin_far_apart_in_a_page_and_far_from_its_beginning) {
+  constexpr std::int64_t kPage = 4096;
+  constexpr std::int64_t kCount = std::int64_t{1} << 18;
+  for (const Case& c : one_case_per_rule()) {
+    const Method method = c.make();
+    Optimizer optimizer(method);
+    std::vector<float> parameter(kCount);
+    const std::vector<float> gradient(kCount);
+    const TensorId id = optimizer.add({.name = "large", .parameter = parameter, .gradient = gradient});
+    std::vector<std::int64_t> begins{0, kPage};
+    for (const std::string_view state : state_names(method)) {
+      const auto address = reinterpret_cast<std::uintptr_t>(optimizer.state(id, state).data());
+      EXPECT_EQ(address % 256, 0U);
+      begins.push_back(static_cast<std::int64_t>(address % kPage));
+    }
+    std::sort(begins.begin(), begins.end());
+    const auto gaps = static_cast<std::int64_t>(begins.size()) - 1;
+    for (std::size_t i = 1; i < begins.size(); ++i) {
+      EXPECT_GE(begins[i] - begins[i - 1], kPage / gaps / 256 * 256) << c.name;
     }
   }
 }

@@ -240,28 +240,34 @@ TEST(Instructions, of_every_update_loop_fill_whole_registers) {
       const std::vector<std::string>& instructions = body;  // a lambda of C++20 in clang 14 takes no structured binding
       SCOPED_TRACE(object + ": " + function);
       const std::string type = function.find("Storage<double") != std::string::npos ? "d" : "s";
+      const auto count_of = [&](const std::string& pattern) {
+        const std::regex regex(pattern);
+        return std::count_if(instructions.begin(), instructions.end(),
+                             [&](const std::string& instruction) { return std::regex_search(instruction, regex); });
+      };
       const auto packed = [&](const char* operation) {
-        return any(instructions, std::regex(std::string("^v?") + operation + "p" + type + "\\b.*" + whole));
+        return count_of(std::string("^v?") + operation + "p" + type + "\\b.*" + whole);
       };
       const auto scalar = [&](const char* operation) {
-        return any(instructions, std::regex(std::string("^v?") + operation + "s" + type + "\\b"));
+        return count_of(std::string("^v?") + operation + "s" + type + "\\b");
       };
-      EXPECT_TRUE(packed("mul"));
+      EXPECT_GT(packed("mul"), 0);
       for (const char* operation : {"add", "sub", "div", "sqrt"}) {
-        EXPECT_TRUE(!scalar(operation) || packed(operation)) << operation << " is done one element at a time only";
+        EXPECT_TRUE(scalar(operation) == 0 || packed(operation) > 0) << operation << " is done one element at a time";
       }
     }
     EXPECT_EQ(loops, kernels::Rules::kSize * kernels::Storages::kSize) << object;
   }
 }
 
-// Compilers drop calls of functions that do nothing but ask memory for a line. Those that ask for each of four lines of
-// every array ask with two states and with none.
+// Compilers drop calls of functions that do nothing but ask memory for a line. Loops of two states and of none
+// ask for each line of every array.
 TEST(Instructions, ask_memory_ahead_for_every_line_where_that_was_seen_to_help) {
   if (const std::string why = not_optimised_for_x86(); !why.empty()) GTEST_SKIP() << why;
   const std::regex asks("^prefetch");
   for (const auto& [level, object] : update_objects()) {
     std::map<std::string, std::int64_t> asked;
+    bool has_norm = false;
     for (const auto& [function, instructions] : disassembly(object)) {
       for (const char* rule : {"GradientDescentRule", "MomentumRule", "AdamRule<false>"}) {
         const std::string plain =
@@ -272,10 +278,13 @@ TEST(Instructions, ask_memory_ahead_for_every_line_where_that_was_seen_to_help) 
         });
       }
       if (function.find("sum_of_squares<float>") == std::string::npos) continue;
+      has_norm = true;
       EXPECT_TRUE(any(instructions, asks)) << object << ": " << function;
     }
+    EXPECT_TRUE(has_norm) << object;
+    const std::int64_t lines = level == "avx512" ? 4 : level == "avx2" ? 2 : 0;  // of an array, in a pass
     const std::map<std::string, std::int64_t> expected{
-        {"GradientDescentRule", 4 * 2}, {"MomentumRule", 0}, {"AdamRule<false>", 4 * 4}};
+        {"GradientDescentRule", 2 * lines}, {"MomentumRule", 0}, {"AdamRule<false>", 4 * lines}};
     EXPECT_EQ(asked, expected) << object;
   }
 }

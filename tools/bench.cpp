@@ -208,6 +208,10 @@ nlohmann::json median_or_null(const bench::Times& times) {
   return times.seconds.empty() ? nlohmann::json() : nlohmann::json(times.median());
 }
 
+nlohmann::json copy_rate(const bench::Throughput& result, const bench::Times& copy) {
+  return copy.seconds.empty() ? nlohmann::json() : nlohmann::json(result.copy_gigabytes_per_second(copy));
+}
+
 nlohmann::json to_json(std::string_view method, const bench::Throughput& result) {
   return {
       {"method", method},
@@ -216,8 +220,9 @@ nlohmann::json to_json(std::string_view method, const bench::Throughput& result)
       {"buffer_sets", result.buffer_sets},
       {"rotated_bytes", result.rotated_bytes},
       {"copy_seconds", result.copy.seconds},
-      {"copy_gigabytes_per_second",
-       result.copy.seconds.empty() ? nlohmann::json() : nlohmann::json(result.copy_gigabytes_per_second())},
+      {"copy_gigabytes_per_second", copy_rate(result, result.copy)},
+      {"plain_copy_seconds", result.plain_copy.seconds},
+      {"plain_copy_gigabytes_per_second", copy_rate(result, result.plain_copy)},
       {"one_tensor_seconds", result.one_tensor.seconds},
       {"times_one_tensor",
        result.one_tensor.seconds.empty() ? nlohmann::json() : nlohmann::json(ratio(result.update, result.one_tensor))},
@@ -309,7 +314,7 @@ void print_columns_of_one_tensor(const Scene& scene) {
   fmt::print("\n{:<17} {:>12} {:>8} {:>10} {:>7} {:>8} {:>10} {:>10}", "method", "parameters", "bytes/p", "ms",
              "spread", "GB/s", "ceiling", "% ceiling");
   if (scene.gpu || scene.pin_rate > 0) fmt::print(" {:>6}", "% pin");
-  fmt::print(" {:>8}", "copy");
+  fmt::print(" {:>8} {:>8}", "memcpy", "copy");
   if (scene.gpu) {
     for (const char* baseline : kBaselines) fmt::print(" {:>8}", baseline);
   }
@@ -350,7 +355,8 @@ void print_row_of_one_tensor(const Scene& scene, std::string_view method, const 
   } else if (scene.gpu) {
     fmt::print(" {:>6}", "-");
   }
-  fmt::print(" {:>8.2f}{}  {}", result.copy_gigabytes_per_second(), scene.gpu ? baseline_columns(result) : "",
+  fmt::print(" {:>8.2f} {:>8.2f}{}  {}", result.copy_gigabytes_per_second(result.copy),
+             result.copy_gigabytes_per_second(result.plain_copy), scene.gpu ? baseline_columns(result) : "",
              result.ceiling_variant);
 }
 
