@@ -461,7 +461,7 @@ def environment(torch, machine, library):
             if line.startswith("model name"):
                 device = line.split(":", 1)[1].strip()
                 break
-    return {"adamant": adamant.version(), "library": pathlib.Path(library).name, "pytorch": torch.__version__, "python": platform.python_version(),
+    return {"adamant": adamant.version(), "library": Path(library).name, "pytorch": torch.__version__, "python": platform.python_version(),
             "device": device, "threads": machine.threads, "system": platform.platform(),
             "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
 

@@ -8,6 +8,8 @@
 #error "define ADAMANT_SIMD_LEVEL and include this file from one .cpp per level"
 #endif
 
+#include <type_traits>
+
 #include "host/cpu_update.hpp"
 #include "kernels/apply.hpp"
 #include "kernels/norm_tree.hpp"
@@ -130,17 +132,25 @@ void update_streams(const typename Rule::template Step<typename Storage::Real> s
   if constexpr (kWaitsForMemory<Storage>) {
     constexpr std::int64_t kAtOnce = kVectorsAtOnce * kVectorBytes / static_cast<std::int64_t>(sizeof(Real));
     constexpr std::int64_t kAhead = kAheadBytes[Rule::kSlots];
-    for (; count - done >= kAtOnce; done += kAtOnce) {
-      if (asks_ahead && kAhead > 0) {
-        ask_ahead<kAhead>(gradient + done, kAtOnce);
-        ask_ahead<kAhead>(parameter + done, kAtOnce);
-        if constexpr (Master::kKeeps) ask_ahead<kAhead>(kept + done, kAtOnce);
-        if constexpr (Rule::kSlots > 0) ask_ahead<kAhead>(state0 + done, kAtOnce);
-        if constexpr (Rule::kSlots > 1) ask_ahead<kAhead>(state1 + done, kAtOnce);
-        if constexpr (Rule::kSlots > 2) ask_ahead<kAhead>(state2 + done, kAtOnce);
-        if constexpr (Rule::kSlots > 3) ask_ahead<kAhead>(state3 + done, kAtOnce);
+    const auto update_passes = [&](auto asks) __attribute__((always_inline)) {
+      for (; count - done >= kAtOnce; done += kAtOnce) {
+        if constexpr (asks.value) {
+          ask_ahead<kAhead>(gradient + done, kAtOnce);
+          ask_ahead<kAhead>(parameter + done, kAtOnce);
+          if constexpr (Master::kKeeps) ask_ahead<kAhead>(kept + done, kAtOnce);
+          if constexpr (Rule::kSlots > 0) ask_ahead<kAhead>(state0 + done, kAtOnce);
+          if constexpr (Rule::kSlots > 1) ask_ahead<kAhead>(state1 + done, kAtOnce);
+          if constexpr (Rule::kSlots > 2) ask_ahead<kAhead>(state2 + done, kAtOnce);
+          if constexpr (Rule::kSlots > 3) ask_ahead<kAhead>(state3 + done, kAtOnce);
+        }
+        for (std::int64_t i = done; i < done + kAtOnce; ++i) update_element(i);
       }
-      for (std::int64_t i = done; i < done + kAtOnce; ++i) update_element(i);
+    };
+    // Two loops: a branch in one cost gradient descent four percent.
+    if (asks_ahead && kAhead > 0) {
+      update_passes(std::bool_constant<(kAhead > 0)>{});
+    } else {
+      update_passes(std::false_type{});
     }
   }
   for (std::int64_t i = done; i < count; ++i) update_element(i);
