@@ -385,6 +385,17 @@ TEST_P(EveryStorage, has_the_same_bits_whether_or_not_the_loops_ask_memory_ahead
   constexpr std::int64_t kFirst = 64;
   constexpr std::int64_t kSize = kFirst + 4096 + 9;  // all of which is compared, whatever part of it is updated
   with([&]<typename Storage>(std::type_identity<Storage>) {
+    using State = typename Storage::State;
+    const auto parameters = stored_values<typename Storage::Parameter>(kSize, 1, -4, 1);
+    const auto gradients = stored_values<typename Storage::Gradient>(kSize, 2, -4, 2);
+    std::vector<State> positive = stored_values<State>(kSize, 3, -4, 1);
+    for (State& state : positive) {
+      if constexpr (std::is_floating_point_v<State>) {
+        state = std::fabs(state);
+      } else {
+        state.bits &= 0x7FFF;
+      }
+    }
     for (const Case& c : one_case_per_rule()) {
       const Method method = c.make();
       const int rule = host::rule_index(method);
@@ -392,26 +403,16 @@ TEST_P(EveryStorage, has_the_same_bits_whether_or_not_the_loops_ask_memory_ahead
       const kernels::Decision decision{.gradient_factor = 0.75, .clip_value = 2.0, .skip = false};
       const auto slots = static_cast<int>(state_names(method).size());
       const auto after = [&](const host::UpdateTable& table, bool asks_ahead, std::int64_t count) {
-        const Fenced<typename Storage::Parameter> parameter(stored_values<typename Storage::Parameter>(kSize, 1, -4, 1),
-                                                            3);
-        const Fenced<typename Storage::Gradient> gradient(stored_values<typename Storage::Gradient>(kSize, 2, -4, 2),
-                                                          5);
+        const Fenced<typename Storage::Parameter> parameter(parameters, 3);
+        const Fenced<typename Storage::Gradient> gradient(gradients, 5);
         const Fenced<typename Storage::Kept> kept(kSize, 1);
-        std::vector<Fenced<typename Storage::State>> states;
+        std::vector<Fenced<State>> states;
         kernels::TensorRow row{};
         row.parameter = parameter.data();
         row.gradient = gradient.data();
         row.kept = Storage::Master::kKeeps ? kept.data() : nullptr;
         for (int slot = 0; slot < slots; ++slot) {
-          const auto seed = static_cast<std::uint64_t>(3 + slot);
-          states.emplace_back(stored_values<typename Storage::State>(kSize, seed, -4, 1), 7 + slot);
-          for (typename Storage::State& state : states.back().span()) {
-            if constexpr (std::is_floating_point_v<typename Storage::State>) {
-              state = std::fabs(state);
-            } else {
-              state.bits &= 0x7FFF;
-            }
-          }
+          states.emplace_back(positive, 7 + slot);
           row.state[slot] = states.back().data();
         }
         row.count = kSize;
