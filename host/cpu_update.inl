@@ -81,12 +81,10 @@ template <std::int64_t kAhead, typename Type>
   }
 }
 
-// Packing float16, states of 16 bits, random bits and whatever is done four elements at a time takes longer than memory
-// does: there passes only make it longer.
+// Packing float16, states of 16 bits and random bits takes longer than memory does: there passes only make it longer.
 template <typename Storage>
-constexpr bool kWaitsForMemory =
-    kVectorBytes > 16 && !Storage::Master::kIsRandom && !std::is_same_v<typename Storage::Parameter, float16> &&
-    sizeof(typename Storage::State) == sizeof(typename Storage::Real);
+constexpr bool kWaitsForMemory = !Storage::Master::kIsRandom && !std::is_same_v<typename Storage::Parameter, float16> &&
+                                 sizeof(typename Storage::State) == sizeof(typename Storage::Real);
 
 // The slots are parameters of their own because compilers keep `restrict` for those and lose it in arrays; without it
 // they do not vectorise. Slots that the rule does not have are never touched, nor is `kept` where nothing is.
