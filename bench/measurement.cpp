@@ -33,6 +33,8 @@ constexpr double kBaselineSeconds = 0.5;
 constexpr std::int64_t kCaches = 4;
 constexpr std::int64_t kMostSetsOnGpu = 64;
 constexpr std::int64_t kMostSetsOnCpu = 4096;
+// Of all sets: making a tensor takes a microsecond, and where a cache of 480 MiB is shared, sets would be hundreds.
+constexpr std::int64_t kMostTensors = std::int64_t{1} << 18;
 // Tensors lie at multiples of so many elements, as allocators place them.
 constexpr std::int64_t kTensorAlignment = 64;
 // What the CPU spends on step(): so many in a sample, so that the launch queue is never full; fewer where all samples
@@ -61,8 +63,10 @@ struct Layout {
       }
     }
     const std::int64_t to_outgrow = request.hot ? 0 : kCaches * cache_bytes(request.device);
+    const std::int64_t most = std::min(is_on_cpu(request) ? kMostSetsOnCpu : kMostSetsOnGpu,
+                                       kMostTensors / std::max<std::int64_t>(tensors, 1));
     sets = std::clamp(to_outgrow / std::max<std::int64_t>(set_bytes, 1) + 1, std::int64_t{1},
-                      is_on_cpu(request) ? kMostSetsOnCpu : kMostSetsOnGpu);
+                      std::max<std::int64_t>(most, 1));
     // The float32 baselines keep intermediate results there, and copies go there.
     scratch_bytes =
         request.only_ceiling ? kRemainderAlignment : std::max(elements * arrays.front().element_bytes, to_outgrow);
