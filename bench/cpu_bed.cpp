@@ -63,19 +63,13 @@ class CpuBed final : public Bed {
   }
 
   void copy(void* to, const void* from, std::int64_t bytes) const override {
-#pragma omp parallel for schedule(static) num_threads(threads_)
-    for (std::int64_t begin = 0; begin < bytes; begin += kCopied) {
-      std::memcpy(static_cast<std::byte*>(to) + begin, static_cast<const std::byte*>(from) + begin,
-                  static_cast<std::size_t>(std::min(kCopied, bytes - begin)));
-    }
+    in_pieces(to, from, bytes, [](std::byte* piece, const std::byte* of, std::int64_t size) {
+      std::memcpy(piece, of, static_cast<std::size_t>(size));
+    });
   }
 
   void plain_copy(void* to, const void* from, std::int64_t bytes) const override {
-#pragma omp parallel for schedule(static) num_threads(threads_)
-    for (std::int64_t begin = 0; begin < bytes; begin += kCopied) {
-      copy_lines(static_cast<std::byte*>(to) + begin, static_cast<const std::byte*>(from) + begin,
-                 std::min(kCopied, bytes - begin));
-    }
+    in_pieces(to, from, bytes, copy_lines);
   }
 
   std::vector<Mover> movers(std::span<const MovedArray> arrays) const override {
@@ -118,6 +112,15 @@ class CpuBed final : public Bed {
   std::vector<Baseline> baselines(std::string_view /*method*/) const override { return {}; }
 
  private:
+  template <typename Copy>
+  void in_pieces(void* to, const void* from, std::int64_t bytes, const Copy& copy) const {
+#pragma omp parallel for schedule(static) num_threads(threads_)
+    for (std::int64_t begin = 0; begin < bytes; begin += kCopied) {
+      copy(static_cast<std::byte*>(to) + begin, static_cast<const std::byte*>(from) + begin,
+           std::min(kCopied, bytes - begin));
+    }
+  }
+
   int threads_;
 };
 
