@@ -68,7 +68,8 @@ all=(build/tests.xml)
 if [ -n "${ADAMANT_EMULATOR_SHUFFLED:-}" ] && [ "$preset" = emulated ]; then
   echo "== Testing the device code again, with its threads in random order"
   ADAMANT_EMULATOR=$ADAMANT_EMULATOR_SHUFFLED \
-    run_tests build/tests_shuffled.xml build/tests_shuffled.log -L '^device$' -E 'at_every_simd_level'
+    run_tests build/tests_shuffled.xml build/tests_shuffled.log -L '^device$' \
+    -E 'at_every_simd_level|^CommandLine\.Bench|^(Trap19Prepared|Bench|GoogleBenchmark|Sampling|Moved|Ceilings|Shapes|Machine)\.'
   all+=(build/tests_shuffled.xml)
 fi
 scripts/test_summary.sh "${all[@]}"

@@ -67,7 +67,8 @@ endfunction()
 if(ADAMANT_HAVE_CUDA)
   # Objects and not a library: whoever links adamant links with the C++ compiler and needs no CUDA language.
   set(ADAMANT_DEVICE_SOURCES kernels/launch.cu kernels/update_0.cu kernels/update_1.cu kernels/update_2.cu kernels/update_3.cu)
-  add_library(adamant_cuda OBJECT kernels/cuda_backend.cpp kernels/cuda_error.cpp ${ADAMANT_DEVICE_SOURCES})
+  add_library(adamant_cuda OBJECT kernels/cuda_backend.cpp kernels/cuda_devices.cpp kernels/cuda_error.cpp
+    kernels/cuda_memory.cpp ${ADAMANT_DEVICE_SOURCES})
   target_compile_features(adamant_cuda PRIVATE cxx_std_20)
   target_include_directories(adamant_cuda
     PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/include)

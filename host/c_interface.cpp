@@ -447,6 +447,14 @@ adamant_status adamant_add_group(adamant_optimizer* optimizer, const adamant_opt
   });
 }
 
+adamant_status adamant_group_count(const adamant_optimizer* optimizer, int32_t* count) {
+  return status_of([&] {
+    const auto& self = optimizer_of(optimizer);
+    int32_t& result = required(count, "count");
+    result = static_cast<int32_t>(self.groups().size());
+  });
+}
+
 adamant_status adamant_add(adamant_optimizer* optimizer, const adamant_tensor* tensor, int64_t* id) {
   return status_of([&] {
     auto& self = optimizer_of(optimizer);

@@ -80,8 +80,8 @@ class CpuBackend final : public kernels::Backend {
       const std::int64_t count = plan.rows[static_cast<std::size_t>(tile.row)].count - tile.first;
       work_before.push_back(work_before.back() + kTileCost + std::min(plan.tile_size, count));
     }
-    work_before_ = std::move(work_before);
     std::vector<double> values(static_cast<std::size_t>(plan.norm.values));
+    work_before_ = std::move(work_before);
     elements_ = 0;
     for (const kernels::TensorRow& row : plan.rows) elements_ += row.count;
     values_ = std::move(values);
@@ -260,7 +260,7 @@ class CpuBackend final : public kernels::Backend {
     function(row, first, count,
              {.scalars = scalars_[static_cast<std::size_t>(scalars_of_row_[row_index])],
               .decision = decision_,
-              .gradient_sign = gradient_scale(options_[static_cast<std::size_t>(row.group)]),
+              .gradient_sign = gradient_sign(options_[static_cast<std::size_t>(row.group)]),
               .random = {control_.seed, static_cast<std::uint32_t>(steps_of(row) + 1), row.identity},
               .asks_ahead = updates_.asks_ahead});
   }

@@ -164,9 +164,7 @@ void update(const kernels::TensorRow& row, std::int64_t first, std::int64_t coun
 
   Step step;
   __builtin_memcpy(&step, conditions.scalars.bytes, sizeof(Step));
-  const kernels::Conditions<Real> gradients{
-      static_cast<Real>(conditions.decision.gradient_factor * conditions.gradient_sign),
-      static_cast<Real>(conditions.decision.clip_value)};
+  const auto gradients = kernels::Conditions<Real>::of(conditions.decision, conditions.gradient_sign);
   const auto run = [&](std::int64_t from, std::int64_t there, const RandomBits* random) {
     // Null where the rule has no such slot: adding even to a null pointer that nobody uses is undefined.
     const auto slot = [&](int index) {
@@ -225,17 +223,16 @@ void add_rows(const Gradient* __restrict values, std::int64_t count, double* __r
   }
 }
 
-// An infinity less itself is a NaN, and so is a NaN; whatever is finite gives zero. Where values have at most 32 bits
-// their squares are far from the largest double, and the sum says it for all.
+// An infinity less itself is a NaN, and so is a NaN; whatever is finite gives zero. A finite sum of squares says it for
+// all values, and so does any sum where they have at most 32 bits, whose squares are far from the largest double.
 template <typename Gradient>
 bool are_finite(const Gradient* values, std::int64_t count, double sum_of_squares) {
-  if constexpr (sizeof(Gradient) < sizeof(double)) {
-    return sum_of_squares - sum_of_squares == 0.0;
-  } else {
-    bool finite = true;
-    for (std::int64_t i = 0; i < count; ++i) finite &= values[i] - values[i] == 0.0;
-    return finite;
+  if (sum_of_squares - sum_of_squares == 0.0) return true;
+  bool finite = sizeof(Gradient) == sizeof(double);
+  if constexpr (sizeof(Gradient) == sizeof(double)) {
+    for (std::int64_t i = 0; i < count; ++i) finite = finite && values[i] - values[i] == 0.0;
   }
+  return finite;
 }
 
 template <typename Gradient>

@@ -1,5 +1,5 @@
-// The Optimizer: owns states and step counts, checks everything a caller gives before anything is changed, and hands
-// plans to a backend.
+// The Optimizer: owns states and step counts, has everything a caller gives checked before anything is changed, and
+// hands plans to a backend.
 #include "adamant/optimizer.hpp"
 
 #include <algorithm>
@@ -7,24 +7,28 @@
 #include <limits>
 #include <map>
 #include <span>
-#include <stdexcept>
 #include <utility>
 
 #include "adamant/error.hpp"
+#include "host/buffers.hpp"
 #include "host/checkpoint.hpp"
 #include "host/convert.hpp"
 #include "host/cpu_backend.hpp"
 #include "host/floating_point.hpp"
 #include "host/method.hpp"
 #include "host/plan.hpp"
-#include "host/text.hpp"
-#include "kernels/step_control.hpp"
+#include "host/refusal.hpp"
+#include "host/step_control.hpp"
+#include "host/tensor_check.hpp"
 #include "kernels/tuning.hpp"
 
 namespace adamant {
 namespace {
 
+using host::has_copy;
 using host::in_quotes;
+using host::of_tensor;
+using host::refuse;
 using host::to_text;
 
 constexpr std::int64_t kStateAlignment = 256;
@@ -46,224 +50,6 @@ constexpr std::int64_t kDefaultTile = 16 * kChunk;            // of the CPU back
 constexpr std::int64_t aligned_bytes(std::int64_t bytes) {
   return (bytes + kStateAlignment - 1) / kStateAlignment * kStateAlignment;
 }
-
-[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("adamant: " + what); }
-
-std::string of_tensor(std::string_view name) { return "tensor " + in_quotes(name) + ": "; }
-
-// --- what a step does to gradients
-
-[[noreturn]] void refuse_control(const char* field, const std::string& what) {
-  refuse("control: " + std::string(field) + ": " + what);
-}
-
-void check_number(const char* field, double value, double low, double high, const char* allowed) {
-  if (value > low && value < high) return;
-  refuse_control(field, to_text(value) + "; allowed: " + allowed);
-}
-
-// The caller's floating-point environment is put aside by whoever calls this and the next, which are functions of their
-// own so that nothing of them is moved out of that.
-[[gnu::noinline]] void check_control(const StepControl& control) {
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  constexpr double kLargestFloat = std::numeric_limits<float>::max();
-  check_number("gradient_scale", control.gradient_scale, 0, kInfinity, "greater than 0 and finite");
-  if (1.0 / control.gradient_scale > kLargestFloat) {
-    refuse_control("gradient_scale", to_text(control.gradient_scale) + "; allowed: what has a float32 for its inverse");
-  }
-  if (control.clip_norm) check_number("clip_norm", *control.clip_norm, 0, kInfinity, "greater than 0 and finite");
-  if (control.clip_value) check_number("clip_value", *control.clip_value, 0, kInfinity, "greater than 0 and finite");
-  if (control.clip_value && static_cast<float>(*control.clip_value) == 0.0F) {
-    refuse_control("clip_value", to_text(*control.clip_value) + "; allowed: what is no zero as a float32");
-  }
-  if (control.gradient_scale_pointer != nullptr && control.gradient_scale != 1.0) {
-    refuse_control("gradient_scale", "there is a gradient_scale_pointer too; allowed: one of them");
-  }
-  const auto check_aligned = [](const char* field, const float* pointer) {
-    const auto address = reinterpret_cast<std::uintptr_t>(pointer);
-    if (address % alignof(float) != 0)
-      refuse_control(field, "address " + to_text(address) + " is not aligned to 4 bytes");
-  };
-  check_aligned("gradient_scale_pointer", control.gradient_scale_pointer);
-  check_aligned("found_non_finite", control.found_non_finite);
-  if (control.non_finite > NonFinite::skip) {
-    refuse_control("non_finite", "unknown value " + to_text(static_cast<int>(control.non_finite)));
-  }
-  if (!control.loss_scale) return;
-  if (control.gradient_scale != 1.0 || control.gradient_scale_pointer != nullptr) {
-    refuse_control("loss_scale", "there is a gradient scale too; allowed: one of them");
-  }
-  const LossScale& scale = *control.loss_scale;
-  check_number("loss_scale.initial", scale.initial, 0, kLargestFloat, "greater than 0, less than the largest float32");
-  if (static_cast<float>(scale.initial) == 0.0F) {
-    refuse_control("loss_scale.initial", to_text(scale.initial) + " is 0 as a float32; allowed: 2^-149 or more");
-  }
-  check_number("loss_scale.growth", scale.growth, 1, kInfinity, "greater than 1 and finite");
-  check_number("loss_scale.backoff", scale.backoff, 0, 1, "between 0 and 1");
-  if (scale.growth_interval < 1) {
-    refuse_control("loss_scale.growth_interval", to_text(scale.growth_interval) + "; allowed: 1 or more");
-  }
-}
-
-[[gnu::noinline]] StepReport first_report(const LossScale& scale) {
-  StepReport report = kernels::first_report();
-  report.loss_scale = static_cast<float>(scale.initial);
-  return report;
-}
-
-[[gnu::noinline]] kernels::Control as_kernels_have_it(const StepControl& control) {
-  kernels::Control there = kernels::plain_control();
-  there.gradient_scale = control.gradient_scale;
-  there.gradient_scale_pointer = control.gradient_scale_pointer;
-  there.found_non_finite = control.found_non_finite;
-  if (control.clip_norm) there.clip_norm = *control.clip_norm;
-  if (control.clip_value) there.clip_value = *control.clip_value;
-  there.seed = {{static_cast<std::uint32_t>(control.seed), static_cast<std::uint32_t>(control.seed >> 32)}};
-  there.skips = control.non_finite == NonFinite::skip || control.loss_scale ? 1 : 0;
-  there.measures =
-      control.clip_norm || control.measure_norm || (there.skips != 0 && control.found_non_finite == nullptr) ? 1 : 0;
-  if (control.loss_scale) {
-    there.has_loss_scale = 1;
-    there.growth = control.loss_scale->growth;
-    there.backoff = control.loss_scale->backoff;
-    there.growth_interval = control.loss_scale->growth_interval;
-  }
-  return there;
-}
-
-// An address range of the caller's.
-struct Buffer {
-  std::uintptr_t begin;
-  std::uintptr_t end;
-  bool empty() const { return begin == end; }
-  bool overlaps(const Buffer& other) const {
-    return !empty() && !other.empty() && begin < other.end && other.begin < end;
-  }
-};
-
-Buffer buffer_of(const ConstArray& array) {
-  const auto begin = reinterpret_cast<std::uintptr_t>(array.data());
-  return {begin, begin + static_cast<std::uintptr_t>(array.count() * size_in_bytes(array.type()))};
-}
-
-// Everything about an array that can be wrong by itself.
-void check_array(std::string_view tensor, std::string_view field, const ConstArray& array) {
-  const auto where = [&] { return of_tensor(tensor) + std::string(field) + ": "; };  // allocates: only for a mistake
-  if (array.type() > DataType::float16) {
-    refuse(where() + "unknown data type " + to_text(static_cast<int>(array.type())) +
-           "; there are float32, float64, bfloat16 and float16");
-  }
-  const std::int64_t size = size_in_bytes(array.type());
-  const std::int64_t most = std::numeric_limits<std::ptrdiff_t>::max() / size;
-  if (array.count() < 0) refuse(where() + "the count is negative or beyond 2^63 - 1; allowed: 0 to " + to_text(most));
-  if (array.count() > most) {
-    refuse(where() + "count " + to_text(array.count()) + " of " + std::string(name(array.type())) +
-           " does not fit the address space; allowed: 0 to " + to_text(most));
-  }
-  if (array.count() == 0) return;
-  if (array.data() == nullptr) {
-    refuse(where() + "null pointer with count " + to_text(array.count()) + "; only an empty tensor may have one");
-  }
-  const auto address = reinterpret_cast<std::uintptr_t>(array.data());
-  if (address % static_cast<std::uintptr_t>(size) != 0) {
-    refuse(where() + "address " + to_text(address) + " is not aligned to the " + to_text(size) + " bytes of a " +
-           std::string(name(array.type())));
-  }
-  if (address + static_cast<std::uintptr_t>(array.count() * size) < address) {
-    refuse(where() + "count " + to_text(array.count()) + " runs past the end of the address space");
-  }
-}
-
-void check_gradient(std::string_view tensor, const TensorSpec& spec, const ConstArray& gradient) {
-  check_array(tensor, "gradient", gradient);
-  if (gradient.count() != spec.parameter.count()) {
-    refuse(of_tensor(tensor) + "gradient: count " + to_text(gradient.count()) + " differs from the parameter's " +
-           to_text(spec.parameter.count()));
-  }
-  if (spec.zero_gradient && !gradient.writable() && gradient.count() > 0) {
-    refuse(of_tensor(tensor) + "zero_gradient: the gradient was given as const and cannot be set to zero");
-  }
-}
-
-bool has_copy(const TensorSpec& spec) { return spec.copy.count() != 0 || spec.copy.data() != nullptr; }
-
-// The types of a tensor, or what is wrong with them. With a copy, the copy is what is written and the user's float32
-// parameter is its master.
-host::StorageTypes types_of(const TensorSpec& spec, DataType gradient) {
-  const DataType parameter = spec.parameter.type();
-  if (spec.master > Master::stochastic) {
-    refuse(of_tensor(spec.name) + "master: unknown value " + to_text(static_cast<int>(spec.master)));
-  }
-  const DataType state =
-      spec.state_type.value_or(parameter == DataType::float64 ? DataType::float64 : DataType::float32);
-  const bool is_narrow = parameter == DataType::bfloat16 || parameter == DataType::float16;
-  const Master master = spec.master != Master::automatic ? spec.master : (is_narrow ? Master::float32 : Master::none);
-  host::StorageTypes types{parameter, gradient, state, master};
-  if (has_copy(spec)) {
-    if (parameter != DataType::float32 || master != Master::none) {
-      refuse(of_tensor(spec.name) + "copy: a copy is made of a float32 parameter; this one is " +
-             std::string(name(parameter)) + (master == Master::none ? "" : " with a master"));
-    }
-    types.parameter = spec.copy.type();
-    types.master = Master::float32;
-  }
-  if (!host::find_storage(types)) {
-    // The first field that goes with nothing of what stands before it.
-    const auto fits = [&](bool with_state) {
-      const auto all = host::storages();
-      return std::any_of(all.begin(), all.end(), [&](const host::StorageTypes& each) {
-        return each.parameter == types.parameter && each.gradient == types.gradient &&
-               (!with_state || each.state == types.state);
-      });
-    };
-    const char* const field = has_copy(spec) ? "copy: "
-                              : !fits(false) ? "gradient: "
-                              : !fits(true)  ? "state_type: "
-                                             : "master: ";
-    refuse(of_tensor(spec.name) + field + host::to_text(types) +
-           (has_copy(spec) ? ", which is what a float32 parameter with such a copy would be," : "") +
-           " do not go together; supported: " + host::supported_storages());
-  }
-  return types;
-}
-
-void check_shape(std::string_view tensor, const std::vector<std::int64_t>& shape, std::int64_t count) {
-  if (shape.empty()) return;
-  const auto where = [&] { return of_tensor(tensor) + "shape: "; };
-  if (shape.size() > safetensors::kMaxDimensions) {
-    refuse(where() + to_text(shape.size()) + " dimensions; allowed: at most " + to_text(safetensors::kMaxDimensions));
-  }
-  for (const std::int64_t size : shape) {
-    if (size < 0) refuse(where() + "a dimension is " + to_text(size) + "; allowed: 0 or more");
-  }
-  // Zeros are left out at first, so that no file format has to multiply its way past the end of a number.
-  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max() / 8;
-  std::int64_t product = 1;
-  for (const std::int64_t size : shape) {
-    if (size == 0) continue;
-    if (size > kMost / product) {
-      refuse(where() + "the dimensions are too large to multiply; allowed: as many elements as the parameter's " +
-             to_text(count));
-    }
-    product *= size;
-  }
-  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) product = 0;
-  if (product != count) {
-    refuse(where() + "the product of the dimensions is " + to_text(product) + "; allowed: the parameter's count " +
-           to_text(count));
-  }
-}
-
-struct Gradient {
-  std::int64_t id;
-  Buffer buffer;
-};
-
-// Memory that holds the states of the tensors that were prepared together, for as long as one of them is there.
-struct StateBlock {
-  Buffer buffer;
-  std::weak_ptr<std::byte> memory;
-};
 
 struct Record {
   TensorSpec spec;
@@ -293,42 +79,27 @@ void without_failing(const Action& action) {
   }
 }
 
-// Writes to device memory that can be undone. On the CPU nothing can fail, and nothing is kept.
-class Overwritten {
+// Takes back what has been done to a device, last things first, unless all of it was done. On the CPU nothing can fail,
+// and nothing is remembered, which could.
+class Undo {
  public:
-  Overwritten(kernels::Backend& backend, Device device, Stream stream)
-      : backend_(backend), keep_(device.kind != Device::Kind::cpu), stream_(stream) {}
+  explicit Undo(Device device) : remembers_(device.kind != Device::Kind::cpu) {}
+  ~Undo() {
+    for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) without_failing(*step);
+  }
+  Undo(const Undo&) = delete;
+  Undo& operator=(const Undo&) = delete;
 
-  void write(void* data, std::span<const std::byte> bytes) {
-    keep(data, static_cast<std::int64_t>(bytes.size()));
-    backend_.write(data, bytes, stream_);
+  bool remembers() const { return remembers_; }
+  template <typename Step>
+  void remember(Step step) {
+    if (remembers_) steps_.emplace_back(std::move(step));
   }
-  void zero(void* data, std::int64_t bytes) {
-    keep(data, bytes);
-    backend_.zero(data, bytes, stream_);
-  }
-  void put_back() {
-    for (const Part& part : parts_) {
-      without_failing([&] { backend_.write(part.data, part.bytes, stream_); });
-    }
-  }
+  void all_is_done() { steps_.clear(); }
 
  private:
-  struct Part {
-    void* data;
-    std::vector<std::byte> bytes;
-  };
-  void keep(void* data, std::int64_t bytes) {
-    if (!keep_) return;
-    Part part{data, {}};
-    backend_.read(data, bytes, part.bytes, stream_);
-    parts_.push_back(std::move(part));
-  }
-
-  kernels::Backend& backend_;
-  const bool keep_;
-  const Stream stream_;
-  std::vector<Part> parts_;
+  const bool remembers_;
+  std::vector<std::function<void()>> steps_;
 };
 
 }  // namespace
@@ -351,9 +122,7 @@ struct Optimizer::Impl {
 
   std::map<std::int64_t, Record> tensors;
   std::map<std::string, std::int64_t, std::less<>> names;
-  std::map<std::uintptr_t, std::uintptr_t> parameters;  // begin and end of each, disjoint, none empty
-  std::vector<Gradient> gradients;                      // by id; a scan of them is a scan of contiguous memory
-  std::vector<StateBlock> blocks;                       // one for each prepare() that allocated
+  host::Buffers buffers;
   std::int64_t next_id = 0;
   std::uint32_t next_identity = 0;
   std::int64_t state_bytes = 0;  // of all tensors
@@ -385,60 +154,6 @@ struct Optimizer::Impl {
              std::string(name(groups.front())) + " with states [" + host::joined(state_names) +
              "]; method, amsgrad, centered and whether RMSProp has a momentum are fixed when it is made");
     }
-  }
-
-  // The tensor, if any, whose parameter shares memory with `buffer`.
-  const Record* parameter_overlapping(const Buffer& buffer) const {
-    auto after = parameters.lower_bound(buffer.end);
-    if (buffer.begin == buffer.end || after == parameters.begin()) return nullptr;
-    const auto candidate = std::prev(after);
-    if (!buffer.overlaps({candidate->first, candidate->second})) return nullptr;
-    for (const auto& [id, tensor] : tensors) {
-      if (tensor.count() == 0) continue;
-      if (buffer_of(tensor.spec.parameter).begin == candidate->first) return &tensor;
-      if (has_copy(tensor.spec) && buffer_of(tensor.spec.copy).begin == candidate->first) return &tensor;
-    }
-    return nullptr;
-  }
-
-  void check_overlap(std::string_view tensor, std::string_view field, const Buffer& buffer) const {
-    if (const Record* other = parameter_overlapping(buffer)) {
-      refuse(of_tensor(tensor) + std::string(field) + ": shares memory with the parameter of tensor " +
-             in_quotes(other->spec.name) + "; a parameter may overlap no other buffer");
-    }
-    for (const StateBlock& block : blocks) {
-      if (!block.memory.expired() && buffer.overlaps(block.buffer)) {
-        refuse(of_tensor(tensor) + std::string(field) +
-               ": shares memory with the optimizer's own states; allowed: any other memory");
-      }
-    }
-  }
-
-  // A new parameter against every gradient there is: a scan, because gradients may overlap each other.
-  void check_gradients_against(std::string_view tensor, const Buffer& parameter) const {
-    if (parameter.begin == parameter.end) return;
-    for (const Gradient& gradient : gradients) {
-      if (!gradient.buffer.overlaps(parameter)) continue;
-      refuse(of_tensor(tensor) + "parameter: shares memory with the gradient of tensor " +
-             in_quotes(tensors.at(gradient.id).spec.name) + "; a parameter may overlap no other buffer");
-    }
-  }
-
-  // A gradient that is set to zero when one tensor has used it is lost to another.
-  void check_zeroed_gradients(std::string_view tensor, std::int64_t own, bool zeroes, const Buffer& buffer) const {
-    for (const Gradient& gradient : gradients) {
-      if (gradient.id == own || !gradient.buffer.overlaps(buffer)) continue;
-      const Record& other = tensors.at(gradient.id);
-      if (!zeroes && !other.spec.zero_gradient) continue;
-      refuse(of_tensor(tensor) + "gradient: shares memory with the gradient of tensor " + in_quotes(other.spec.name) +
-             ", and zero_gradient of " + (zeroes ? "this" : "that") +
-             " tensor sets it to zero when it has been used; such a gradient may overlap no other");
-    }
-  }
-
-  auto gradient_of(std::int64_t id) {
-    return std::lower_bound(gradients.begin(), gradients.end(), id,
-                            [](const Gradient& gradient, std::int64_t wanted) { return gradient.id < wanted; });
   }
 
   // What a checkpoint has to know.
@@ -527,8 +242,12 @@ struct Optimizer::Impl {
     return row;
   }
 
+  const Method& options(GroupId group, const char* where) const {
+    check_group(group, where);
+    return groups[static_cast<std::size_t>(group)];
+  }
+
   void set_options(GroupId group, const Method& options, Stream stream) {
-    check_group(group, "set_options: ");
     check_options(options);
     backend->set_options(static_cast<std::int32_t>(group), options, stream);
     groups[static_cast<std::size_t>(group)] = options;
@@ -565,16 +284,12 @@ struct Optimizer::Impl {
       }
       if (!tensor.frozen) rows.push_back(row_of(id, tensor));
     }
-    std::erase_if(blocks, [](const StateBlock& each) { return each.memory.expired(); });
-    blocks.reserve(blocks.size() + 1);
+    buffers.make_room_for_states();
     const std::int64_t small_tile = device.kind == Device::Kind::cuda ? kernels::kPackedTile : 0;
     kernels::StepPlan plan = host::make_plan(std::move(rows), tuning.tile, small_tile);
     if (measures) plan.norm = host::make_norm_plan(plan.rows);
     backend->set_plan(std::move(plan));
-    if (block) {
-      const auto begin = reinterpret_cast<std::uintptr_t>(block.get());
-      blocks.push_back({{begin, begin + static_cast<std::uintptr_t>(bytes)}, block});
-    }
+    if (block) buffers.insert_states(block, bytes);
     for (Record* tensor : placed) tensor->block = block;
     std::int64_t row = 0;
     for (auto& [id, tensor] : tensors) tensor.row = tensor.frozen ? -1 : row++;
@@ -637,40 +352,19 @@ GroupId Optimizer::add_group(Method options) {
   return GroupId{index};
 }
 
+std::vector<GroupId> Optimizer::groups() const {
+  std::vector<GroupId> ids;
+  ids.reserve(impl_->groups.size());
+  for (std::size_t i = 0; i < impl_->groups.size(); ++i) ids.push_back(GroupId{static_cast<std::int32_t>(i)});
+  return ids;
+}
+
 TensorId Optimizer::add(TensorSpec spec) {
   Impl& self = *impl_;
-  if (spec.name.empty()) refuse("a tensor needs a name: errors and checkpoints use it");
+  const host::StorageTypes types = host::check_tensor(spec);
   if (self.names.contains(spec.name)) refuse(of_tensor(spec.name) + "name: there is a tensor of that name already");
-  check_array(spec.name, "parameter", spec.parameter);
-  check_gradient(spec.name, spec, spec.gradient);
-  if (has_copy(spec)) {
-    check_array(spec.name, "copy", spec.copy);
-    if (spec.copy.count() != spec.parameter.count()) {
-      refuse(of_tensor(spec.name) + "copy: count " + to_text(spec.copy.count()) + " differs from the parameter's " +
-             to_text(spec.parameter.count()));
-    }
-  }
-  if (spec.state_type && *spec.state_type > DataType::float16) {
-    refuse(of_tensor(spec.name) + "state_type: unknown data type " + to_text(static_cast<int>(*spec.state_type)));
-  }
-  const host::StorageTypes types = types_of(spec, spec.gradient.type());
   self.check_group(spec.group, of_tensor(spec.name) + "group: ");
-  check_shape(spec.name, spec.shape, spec.parameter.count());
-  const Buffer parameter = buffer_of(spec.parameter);
-  const Buffer gradient = buffer_of(spec.gradient);
-  if (parameter.overlaps(gradient)) {
-    refuse(of_tensor(spec.name) + "gradient: shares memory with the tensor's own parameter");
-  }
-  const Buffer copy = buffer_of(spec.copy);
-  if (copy.overlaps(parameter) || copy.overlaps(gradient)) {
-    refuse(of_tensor(spec.name) + "copy: shares memory with the tensor's own parameter or gradient");
-  }
-  self.check_overlap(spec.name, "parameter", parameter);
-  self.check_overlap(spec.name, "gradient", gradient);
-  self.check_overlap(spec.name, "copy", copy);
-  self.check_gradients_against(spec.name, parameter);
-  self.check_gradients_against(spec.name, copy);
-  self.check_zeroed_gradients(spec.name, -1, spec.zero_gradient, gradient);
+  self.buffers.check(spec);
   self.check_memory(spec.name, "parameter", spec.parameter);
   self.check_memory(spec.name, "gradient", spec.gradient);
   self.check_memory(spec.name, "copy", spec.copy);
@@ -692,9 +386,6 @@ TensorId Optimizer::add(TensorSpec spec) {
   const std::int64_t id = self.next_id;
   self.backend->reserve(id + 1, static_cast<std::int64_t>(self.groups.size()));
   decltype(self.names) name{{spec.name, id}};
-  decltype(self.parameters) range;
-  if (!parameter.empty()) range.emplace(parameter.begin, parameter.end);
-  if (!copy.empty()) range.emplace(copy.begin, copy.end);
   Record record;
   record.storage = *host::find_storage(types);
   record.identity = self.next_identity;
@@ -702,11 +393,8 @@ TensorId Optimizer::add(TensorSpec spec) {
   decltype(self.tensors) tensor;
   tensor.emplace(id, std::move(record));
 
-  if (self.gradients.size() == self.gradients.capacity()) self.gradients.reserve(2 * self.gradients.size() + 1);
-
-  self.gradients.push_back({id, gradient});
+  self.buffers.insert(id, tensor.begin()->second.spec);
   self.names.merge(name);
-  self.parameters.merge(range);
   self.tensors.merge(tensor);
   ++self.next_id;
   ++self.next_identity;
@@ -718,19 +406,16 @@ TensorId Optimizer::add(TensorSpec spec) {
 void Optimizer::remove(TensorId tensor) {
   const Record& record = impl_->record(tensor);
   impl_->names.erase(impl_->names.find(record.spec.name));
-  if (record.count() > 0) {
-    impl_->parameters.erase(buffer_of(record.spec.parameter).begin);
-    if (has_copy(record.spec)) impl_->parameters.erase(buffer_of(record.spec.copy).begin);
-  }
+  impl_->buffers.erase(static_cast<std::int64_t>(tensor));
   impl_->state_bytes -= impl_->bytes_of(record);
-  impl_->gradients.erase(impl_->gradient_of(static_cast<std::int64_t>(tensor)));
   impl_->tensors.erase(static_cast<std::int64_t>(tensor));
   impl_->prepared = false;
 }
 
 TensorId Optimizer::find(std::string_view name) const {
   const auto found = impl_->names.find(name);
-  if (found == impl_->names.end()) refuse("there is no tensor called " + in_quotes(name));
+  if (found == impl_->names.end())
+    refuse("there is no tensor called " + in_quotes(name) + "; tensors() lists those there are");
   return TensorId{found->second};
 }
 
@@ -766,57 +451,51 @@ void Optimizer::set_group(TensorId tensor, GroupId group, Stream stream) {
 
 void Optimizer::set_gradient(TensorId tensor, ConstArray gradient, Stream stream) {
   Record& record = impl_->record(tensor);
-  check_gradient(record.spec.name, record.spec, gradient);
-  if (gradient.type() != record.types().gradient) {
-    refuse(of_tensor(record.spec.name) + "gradient: it is " + std::string(name(gradient.type())) +
-           "; allowed: " + std::string(name(record.types().gradient)) + ", which it was added with");
-  }
-  impl_->check_overlap(record.spec.name, "gradient", buffer_of(gradient));
-  impl_->check_zeroed_gradients(record.spec.name, static_cast<std::int64_t>(tensor), record.spec.zero_gradient,
-                                buffer_of(gradient));
+  host::check_gradient(record.spec, gradient);
+  impl_->buffers.check_gradient(static_cast<std::int64_t>(tensor), record.spec, gradient);
   impl_->check_memory(record.spec.name, "gradient", gradient);
   impl_->backend->check_not_capturing(stream, "set_gradient");
   if (impl_->prepared && record.row >= 0) impl_->backend->set_gradient(record.row, gradient.data());
   record.spec.gradient = gradient;
-  impl_->gradient_of(static_cast<std::int64_t>(tensor))->buffer = buffer_of(gradient);
+  impl_->buffers.set_gradient(static_cast<std::int64_t>(tensor), gradient);
 }
 
-const Method& Optimizer::options(GroupId group) const {
-  impl_->check_group(group, "options: ");
-  return impl_->groups[static_cast<std::size_t>(group)];
-}
+const Method& Optimizer::options(GroupId group) const { return impl_->options(group, "options: "); }
 
 void Optimizer::set_options(GroupId group, Method options, Stream stream) {
+  impl_->check_group(group, "set_options: ");
   impl_->set_options(group, options, stream);
 }
 
 void Optimizer::set_option(GroupId group, std::string_view option, double value, Stream stream) {
-  Method changed = options(group);
+  Method changed = impl_->options(group, "set_option: ");
   host::set_option(changed, option, value);
   impl_->set_options(group, changed, stream);
 }
 
 void Optimizer::set_option(GroupId group, std::string_view option, std::string_view value, Stream stream) {
-  Method changed = options(group);
+  Method changed = impl_->options(group, "set_option: ");
   adamant::set_option(changed, option, value);
   impl_->set_options(group, changed, stream);
 }
 
 void Optimizer::set_learning_rate(GroupId group, double learning_rate, Stream stream) {
-  set_option(group, "learning_rate", learning_rate, stream);
+  Method changed = impl_->options(group, "set_learning_rate: ");
+  host::set_option(changed, "learning_rate", learning_rate);
+  impl_->set_options(group, changed, stream);
 }
 
 void Optimizer::set_control(const StepControl& control, Stream stream) {
   const host::FloatingPointGuard guard;
   Impl& self = *impl_;
-  check_control(control);
+  host::check_control(control);
   const auto check_pointer = [&](const float* pointer, const char* field) {
     const std::string why = self.backend->why_unusable(pointer, pointer == nullptr ? 0 : sizeof(float));
-    if (!why.empty()) refuse_control(field, name(self.device) + " cannot use the memory it points to: " + why);
+    if (!why.empty()) host::refuse_control(field, name(self.device) + " cannot use the memory it points to: " + why);
   };
   check_pointer(control.gradient_scale_pointer, "gradient_scale_pointer");
   check_pointer(control.found_non_finite, "found_non_finite");
-  const kernels::Control there = as_kernels_have_it(control);
+  const kernels::Control there = host::as_kernels_have_it(control);
   const bool measures = there.measures != 0;
   if (measures != self.measures) {
     // Turned on, it needs another plan; turned off, the control would come with a replay, while steps in between would
@@ -824,12 +503,17 @@ void Optimizer::set_control(const StepControl& control, Stream stream) {
     self.backend->check_not_capturing(stream, measures ? "set_control: the norm of gradients is to be taken"
                                                        : "set_control: the norm of gradients is no longer to be taken");
   }
+  const bool begins_loss_scale = control.loss_scale && !self.control.loss_scale;
+  if (begins_loss_scale) {
+    // Every replay would begin it anew.
+    self.backend->check_not_capturing(stream, "set_control: a loss scale is to begin");
+  }
   self.backend->set_control(there, stream);
-  if (control.loss_scale && !self.control.loss_scale) {
+  if (begins_loss_scale) {
     try {
-      self.backend->set_report(first_report(*control.loss_scale), stream);
+      self.backend->set_report(host::first_report(*control.loss_scale), stream);
     } catch (...) {
-      without_failing([&] { self.backend->set_control(as_kernels_have_it(self.control), stream); });
+      without_failing([&] { self.backend->set_control(host::as_kernels_have_it(self.control), stream); });
       throw;
     }
   }
@@ -931,47 +615,54 @@ void Optimizer::load(const std::filesystem::path& path, const LoadOptions& allow
   }
   auto next_copy = copies.cbegin();
 
-  // A device may still fail: what is overwritten there is kept until all is done.
-  Overwritten overwritten(*self.backend, self.device, stream);
-  try {
-    for (const host::LoadedTensor& loaded : file.tensors) {
-      const Record& tensor = *records[loaded.index].second;
-      if (loaded.parameter.is_there) {
-        overwritten.write(tensor.spec.parameter.data(), loaded.parameter.bytes());
-        if (has_copy(tensor.spec)) overwritten.write(tensor.spec.copy.data(), *next_copy++);
+  // A device may still fail.
+  Undo undo(self.device);
+  const auto keep = [&](void* data, std::int64_t bytes) {
+    if (!undo.remembers()) return;
+    std::vector<std::byte> before;
+    self.backend->read(data, bytes, before, stream);
+    undo.remember([&, data, before = std::move(before)] { self.backend->write(data, before, stream); });
+  };
+  const auto write = [&](void* data, std::span<const std::byte> bytes) {
+    keep(data, static_cast<std::int64_t>(bytes.size()));
+    self.backend->write(data, bytes, stream);
+  };
+  for (const host::LoadedTensor& loaded : file.tensors) {
+    const Record& tensor = *records[loaded.index].second;
+    if (loaded.parameter.is_there) {
+      write(tensor.spec.parameter.data(), loaded.parameter.bytes());
+      if (has_copy(tensor.spec)) write(tensor.spec.copy.data(), *next_copy++);
+    }
+    if (loaded.kept.is_there) write(tensor.kept, loaded.kept.bytes());
+    for (int slot = 0; slot < self.slots(); ++slot) {
+      if (loaded.state[slot].is_there) {
+        write(tensor.state[slot], loaded.state[slot].bytes());
+      } else {
+        const std::int64_t bytes = tensor.count() * size_in_bytes(tensor.types().state);
+        keep(tensor.state[slot], bytes);
+        self.backend->zero(tensor.state[slot], bytes, stream);
       }
-      if (loaded.kept.is_there) overwritten.write(tensor.kept, loaded.kept.bytes());
-      for (int slot = 0; slot < self.slots(); ++slot) {
-        if (loaded.state[slot].is_there) {
-          overwritten.write(tensor.state[slot], loaded.state[slot].bytes());
-        } else {
-          overwritten.zero(tensor.state[slot], tensor.count() * size_in_bytes(tensor.types().state));
-        }
-      }
     }
-    for (std::size_t i = 0; i < file.groups.size(); ++i) {
-      self.backend->set_options(static_cast<std::int32_t>(i), groups[i], stream);
-    }
-    for (const host::LoadedTensor& loaded : file.tensors) {
-      self.backend->set_step_count(records[loaded.index].first, loaded.step_count, stream);
-    }
-    self.backend->set_control(as_kernels_have_it(control), stream);
-    // Without a loss scale, nobody may read the file's and multiply the loss by it.
-    if (file.report && self.control.loss_scale) self.backend->set_report(*file.report, stream);
-  } catch (...) {
-    overwritten.put_back();
-    for (std::size_t i = 0; i < std::min(file.groups.size(), self.groups.size()); ++i) {
-      without_failing([&] { self.backend->set_options(static_cast<std::int32_t>(i), self.groups[i], stream); });
-    }
-    for (const host::LoadedTensor& loaded : file.tensors) {
-      without_failing([&] {
-        self.backend->set_step_count(records[loaded.index].first, view.tensors[loaded.index].step_count, stream);
-      });
-    }
-    without_failing([&] { self.backend->set_control(as_kernels_have_it(self.control), stream); });
-    without_failing([&] { self.backend->set_report(view.report, stream); });
-    throw;
   }
+  for (std::size_t i = 0; i < file.groups.size(); ++i) {
+    const auto group = static_cast<std::int32_t>(i);
+    // One that is new to the Optimizer had none.
+    if (i < self.groups.size())
+      undo.remember([&, group, i] { self.backend->set_options(group, self.groups[i], stream); });
+    self.backend->set_options(group, groups[i], stream);
+  }
+  for (const host::LoadedTensor& loaded : file.tensors) {
+    const std::int64_t id = records[loaded.index].first;
+    undo.remember([&, id] { self.backend->set_step_count(id, view.tensors[loaded.index].step_count, stream); });
+    self.backend->set_step_count(id, loaded.step_count, stream);
+  }
+  undo.remember([&] { self.backend->set_control(host::as_kernels_have_it(self.control), stream); });
+  self.backend->set_control(host::as_kernels_have_it(control), stream);
+  if (file.report && self.control.loss_scale) {  // without one, nobody may read the file's and multiply the loss by it
+    undo.remember([&] { self.backend->set_report(view.report, stream); });
+    self.backend->set_report(*file.report, stream);
+  }
+  undo.all_is_done();
 
   self.groups = std::move(groups);
   self.control.seed = control.seed;

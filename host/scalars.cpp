@@ -44,8 +44,8 @@ kernels::Scalars scalars_at_step(int rule, int storage, const Method& options, s
   return kFunctions.list[rule][storage](options, t);
 }
 
-double gradient_scale(const Method& options) {
-  return std::visit([](const auto& fields) { return kernels::gradient_scale(fields); }, options);
+double gradient_sign(const Method& options) {
+  return std::visit([](const auto& fields) { return kernels::gradient_sign(fields); }, options);
 }
 
 }  // namespace adamant::host

@@ -11,6 +11,6 @@ namespace adamant::host {
 kernels::Scalars scalars_at_step(int rule, int storage, const Method& options, std::int64_t t);
 
 // What the gradient is multiplied by before the rule sees it: -1 to ascend.
-double gradient_scale(const Method& options);
+double gradient_sign(const Method& options);
 
 }  // namespace adamant::host

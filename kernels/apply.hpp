@@ -21,7 +21,7 @@ ADAMANT_HOST_DEVICE Real canonical(Real x) {
 
 // What the gradient is multiplied by before the rule sees it: -1 to ascend.
 template <typename Options>
-ADAMANT_HOST_DEVICE double gradient_scale(const Options& options) {
+ADAMANT_HOST_DEVICE double gradient_sign(const Options& options) {
   return options.maximize ? -1.0 : 1.0;
 }
 
@@ -31,10 +31,8 @@ struct Conditions {
   Real gradient_factor;  // sign, scale and clipping by norm
   Real clip_value;       // infinity where none was asked for
 
-  template <typename Options>
-  ADAMANT_HOST_DEVICE static Conditions of(const Decision& decision, const Options& options) {
-    return {static_cast<Real>(decision.gradient_factor * gradient_scale(options)),
-            static_cast<Real>(decision.clip_value)};
+  ADAMANT_HOST_DEVICE static Conditions of(const Decision& decision, double gradient_sign) {
+    return {static_cast<Real>(decision.gradient_factor * gradient_sign), static_cast<Real>(decision.clip_value)};
   }
 };
 

@@ -1,4 +1,5 @@
-// The CUDA backend: tables and scratch memory resident on the device, two launches a step.
+// The CUDA backend: tables and scratch memory resident on the device; one launch for the scalars of a step, one for
+// each combination of types, before them one for the norm of each type of gradient.
 //
 // What the caller gives a stream for is enqueued there. What allocates works on a stream of its own and waits for that
 // stream before it returns, so that memory and tables are ready for any stream. Memory goes back in stream order,
@@ -20,12 +21,12 @@
 
 #include "adamant/error.hpp"
 #include "kernels/backend.hpp"
-#include "kernels/cuda_error.hpp"
+#include "kernels/cuda_devices.hpp"
+#include "kernels/cuda_memory.hpp"
+#include "kernels/cuda_scopes.hpp"
 #include "kernels/launch.hpp"
 #include "kernels/storage.hpp"
 #include "kernels/tuning.hpp"
-
-#define ADAMANT_CUDA(call, what) ::adamant::kernels::check(call, #call, what)
 
 namespace adamant::kernels {
 namespace {
@@ -35,95 +36,9 @@ struct NvtxDomain {
 };
 using NvtxRange = nvtx3::scoped_range_in<NvtxDomain>;
 
-constexpr std::int64_t kAlignment = 256;
-
 template <typename T>
 std::int64_t bytes_of(std::int64_t count) {
   return (count * static_cast<std::int64_t>(sizeof(T)) + kAlignment - 1) / kAlignment * kAlignment;
-}
-
-// Makes a device current and puts back the one that was.
-class OnDevice {
- public:
-  explicit OnDevice(int index) : index_(index) {
-    ADAMANT_CUDA(cudaGetDevice(&before_), "asking for the current device");
-    if (before_ != index_) ADAMANT_CUDA(cudaSetDevice(index_), "making the optimizer's device current");
-  }
-  // For what gives memory back, which has nobody to tell of a failure and goes on as well as it can.
-  OnDevice(int index, std::nothrow_t /*anyway*/) noexcept : before_(index), index_(index) {
-    const bool known = cudaGetDevice(&before_) == cudaSuccess;
-    if (!known) before_ = index_;
-    if (!known || before_ != index_) cudaSetDevice(index_);
-  }
-  ~OnDevice() {
-    if (before_ != index_ && cudaSetDevice(before_) != cudaSuccess) cudaGetLastError();
-  }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-
- private:
-  int before_ = 0;
-  int index_;
-};
-
-// For what has nobody to tell of its failures: they are forgotten, but not an error that somebody else left behind.
-class Quietly {
- public:
-  ~Quietly() {
-    if (nothing_left_behind_) cudaGetLastError();
-  }
-  Quietly() = default;
-  Quietly(const Quietly&) = delete;
-  Quietly& operator=(const Quietly&) = delete;
-
- private:
-  bool nothing_left_behind_ = cudaPeekAtLastError() == cudaSuccess;
-};
-
-// Lets this thread allocate, and wait for a stream that is not captured, while some thread captures another.
-class CaptureElsewhere {
- public:
-  CaptureElsewhere() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  ~CaptureElsewhere() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  CaptureElsewhere(const CaptureElsewhere&) = delete;
-  CaptureElsewhere& operator=(const CaptureElsewhere&) = delete;
-
- private:
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-};
-
-// Host memory that a stream copies to or from must stay until the copies have ended, also where something fails in
-// between: declared behind that memory, this waits for them before it goes.
-class Copies {
- public:
-  explicit Copies(cudaStream_t stream) : stream_(stream) {}
-  ~Copies() {
-    if (ended_) return;
-    const Quietly quietly;
-    const CaptureElsewhere allowed;
-    cudaStreamSynchronize(stream_);
-  }
-  Copies(const Copies&) = delete;
-  Copies& operator=(const Copies&) = delete;
-
-  void add(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, const char* what) {
-    if (bytes > 0) ADAMANT_CUDA(cudaMemcpyAsync(to, from, bytes, kind, stream_), what);
-  }
-  void wait(const char* what) {
-    const CaptureElsewhere allowed;
-    ADAMANT_CUDA(cudaStreamSynchronize(stream_), what);
-    ended_ = true;
-  }
-
- private:
-  cudaStream_t stream_;
-  bool ended_ = false;
-};
-
-std::string gigabytes(std::int64_t bytes) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.3g GiB", static_cast<double>(bytes) * 0x1p-30);
-  return text.data();
 }
 
 template <typename Type>
@@ -139,228 +54,6 @@ std::string storage_name(std::int32_t storage, TypeList<List...> /*storages*/) {
   return names.at(static_cast<std::size_t>(storage));
 }
 std::string storage_name(std::int32_t storage) { return storage_name(storage, Storages{}); }
-
-std::string device_name(int index) { return "cuda:" + std::to_string(index); }
-
-// What outlives the backend for as long as memory of it is in use: the stream on which memory comes and goes, and the
-// events behind which it goes.
-class Memory : public std::enable_shared_from_this<Memory> {
- public:
-  Memory(int index, const Allocator& allocator) : index_(index), allocator_(allocator) {
-    int pools = 0;
-    ADAMANT_CUDA(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, index_), "asking for memory pools");
-    stream_ordered_ = pools != 0;
-    ADAMANT_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making the optimizer's own stream");
-    for (Use& use : last_uses_) {
-      const cudaError_t error = cudaEventCreateWithFlags(&use.event, cudaEventDisableTiming);
-      if (error == cudaSuccess) continue;
-      give_back();
-      fail(error, "cudaEventCreateWithFlags", "making the events of last uses");
-    }
-  }
-  ~Memory() {
-    const Quietly quietly;
-    const OnDevice on(index_, std::nothrow);
-    const CaptureElsewhere allowed;
-    give_back();
-  }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-
-  cudaStream_t stream() const { return stream_; }
-
-  // What is enqueued in stream() from here on comes after what there is in the caller's.
-  void after(cudaStream_t stream, const char* what) const {
-    cudaEvent_t there = nullptr;
-    ADAMANT_CUDA(cudaEventCreateWithFlags(&there, cudaEventDisableTiming), what);
-    cudaError_t error = cudaEventRecord(there, stream);
-    if (error == cudaSuccess) error = cudaStreamWaitEvent(stream_, there, 0);
-    const cudaError_t destroyed = cudaEventDestroy(there);  // when it is no longer needed
-    check(error != cudaSuccess ? error : destroyed, "cudaEventRecord, cudaStreamWaitEvent", what);
-  }
-
-  // Whatever was enqueued in the stream uses memory of ours. Cannot fail: what is not known is waited for. The last use
-  // in another stream is not forgotten: the caller need not have ordered, say, a setter behind a step.
-  void used_by(cudaStream_t stream) noexcept {
-    const Quietly quietly;
-    Use* use = std::find_if(last_uses_.begin(), last_uses_.end(),
-                            [&](const Use& other) { return other.is_recorded && other.stream == stream; });
-    if (use == last_uses_.end()) {
-      use = &last_uses_.at(next_use_);
-      next_use_ = (next_use_ + 1) % last_uses_.size();
-      if (use->is_recorded && cudaStreamWaitEvent(stream_, use->event, 0) != cudaSuccess) used_unseen_ = true;
-      use->stream = stream;
-    }
-    use->is_recorded = cudaEventRecord(use->event, stream) == cudaSuccess;
-    if (!use->is_recorded) used_unseen_ = true;
-  }
-  // A graph that may be replayed at any time uses memory of ours.
-  void used_by_graph() noexcept { used_unseen_ = true; }
-
-  std::shared_ptr<std::byte> allocate(std::int64_t bytes, const char* what) {
-    const auto size = static_cast<std::size_t>(std::max<std::int64_t>(bytes, kAlignment));
-    const CaptureElsewhere allowed;
-    void* memory = nullptr;
-    if (allocator_.allocate != nullptr) {
-      memory = allocator_.allocate(size, stream_, allocator_.user);
-      if (memory == nullptr) {
-        throw OutOfDeviceMemory("adamant: " + std::string(what) + " needs " + gigabytes(bytes) + " of " +
-                                device_name(index_) + ", and the allocator that was given returned null");
-      }
-    } else {
-      const cudaError_t error = stream_ordered_ ? cudaMallocAsync(&memory, size, stream_) : cudaMalloc(&memory, size);
-      if (error == cudaErrorMemoryAllocation) {
-        cudaGetLastError();
-        std::size_t free = 0;
-        std::size_t all = 0;
-        const bool known = cudaMemGetInfo(&free, &all) == cudaSuccess;
-        cudaGetLastError();
-        throw OutOfDeviceMemory("adamant: " + std::string(what) + " needs " + gigabytes(bytes) + " of " +
-                                device_name(index_) +
-                                (known ? ", where " + gigabytes(static_cast<std::int64_t>(free)) + " of " +
-                                             gigabytes(static_cast<std::int64_t>(all)) + " are free"
-                                       : ", which has not that much free"));
-      }
-      check(error, stream_ordered_ ? "cudaMallocAsync" : "cudaMalloc", what);
-    }
-    std::shared_ptr<std::byte> owner(static_cast<std::byte*>(memory),
-                                     [self = shared_from_this(), size](std::byte* p) { self->release(p, size); });
-    if (reinterpret_cast<std::uintptr_t>(memory) % kAlignment != 0) {
-      throw std::invalid_argument("adamant: allocator: the memory it returned is not aligned to 256 bytes");
-    }
-    ADAMANT_CUDA(cudaMemsetAsync(memory, 0, size, stream_), what);
-    wait(what);
-    return owner;
-  }
-
-  void wait(const char* what) const { ADAMANT_CUDA(cudaStreamSynchronize(stream_), what); }
-
- private:
-  void release(std::byte* memory, std::size_t size) noexcept {
-    const Quietly quietly;
-    const OnDevice on(index_, std::nothrow);
-    const CaptureElsewhere allowed;
-    bool all_seen = !used_unseen_;
-    for (const Use& use : last_uses_) {
-      if (use.is_recorded && cudaStreamWaitEvent(stream_, use.event, 0) != cudaSuccess) all_seen = false;
-    }
-    // While some stream of the device is being captured nobody may wait for the device: better lost than used twice.
-    if (!all_seen && cudaDeviceSynchronize() == cudaErrorStreamCaptureUnsupported) return;
-    if (allocator_.release != nullptr) {
-      allocator_.release(memory, size, stream_, allocator_.user);
-    } else if (stream_ordered_) {
-      cudaFreeAsync(memory, stream_);
-    } else {
-      cudaStreamSynchronize(stream_);
-      cudaFree(memory);
-    }
-  }
-
-  void give_back() noexcept {
-    for (const Use& use : last_uses_) {
-      if (use.event != nullptr) cudaEventDestroy(use.event);
-    }
-    cudaStreamDestroy(stream_);
-  }
-
-  struct Use {
-    cudaEvent_t event = nullptr;  // recorded behind the last use in `stream`
-    cudaStream_t stream = nullptr;
-    bool is_recorded = false;
-  };
-
-  const int index_;
-  const Allocator allocator_;
-  bool stream_ordered_ = false;
-  bool used_unseen_ = false;
-  cudaStream_t stream_ = nullptr;
-  std::array<Use, kStreamsOfUse> last_uses_;  // of more streams than that stream_ takes the order of the earlier ones
-  std::size_t next_use_ = 0;
-};
-
-// Host memory that the device reads by itself, in slots that are used in turn.
-class Staging {
- public:
-  Staging() = default;
-  ~Staging() {
-    const Quietly quietly;
-    for (const Slot& slot : slots_) {
-      if (slot.read != nullptr) cudaEventSynchronize(slot.read);
-      if (slot.data != nullptr) cudaFreeHost(slot.data);
-      if (slot.read != nullptr) cudaEventDestroy(slot.read);
-    }
-  }
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
-
-  // Room for `bytes` in each slot. What is on its way keeps its memory until it has arrived.
-  void reserve(std::int64_t bytes) {
-    if (bytes <= size_) return;
-    const std::int64_t wanted = bytes + bytes / 2;
-    for (Slot& slot : slots_) {
-      if (slot.read == nullptr) {
-        ADAMANT_CUDA(cudaEventCreateWithFlags(&slot.read, cudaEventDisableTiming), "making an event for refreshes");
-      }
-    }
-    std::array<void*, kStagedRefreshes> fresh{};
-    for (void*& data : fresh) {
-      if (const cudaError_t error = cudaMallocHost(&data, static_cast<std::size_t>(wanted)); error != cudaSuccess) {
-        for (void* other : fresh) {
-          if (other != nullptr) cudaFreeHost(other);
-        }
-        check(error, "cudaMallocHost", "making the staging memory of refreshes");
-      }
-    }
-    for (int i = 0; i < kStagedRefreshes; ++i) {
-      Slot& slot = slots_.at(static_cast<std::size_t>(i));
-      if (slot.data != nullptr) {
-        cudaEventSynchronize(slot.read);  // before its memory goes; an error of the device shows in the next call
-        cudaFreeHost(slot.data);
-      }
-      slot.data = static_cast<std::byte*>(fresh.at(static_cast<std::size_t>(i)));
-    }
-    size_ = wanted;
-  }
-
-  // Copies host memory to the device through the next slot, waiting for the copy that used it before.
-  void copy(void* to, const void* from, std::int64_t bytes, cudaStream_t stream) {
-    Slot& slot = slots_.at(next_);
-    const CaptureElsewhere allowed;
-    ADAMANT_CUDA(cudaEventSynchronize(slot.read), "waiting for an earlier refresh");
-    std::memcpy(slot.data, from, static_cast<std::size_t>(bytes));
-    ADAMANT_CUDA(cudaMemcpyAsync(to, slot.data, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, stream),
-                 "refreshing the addresses of gradients");
-    ADAMANT_CUDA(cudaEventRecord(slot.read, stream), "refreshing the addresses of gradients");
-    next_ = (next_ + 1) % kStagedRefreshes;
-  }
-
- private:
-  struct Slot {
-    std::byte* data = nullptr;
-    cudaEvent_t read = nullptr;  // recorded behind the copy from it
-  };
-  std::array<Slot, kStagedRefreshes> slots_;
-  std::int64_t size_ = 0;
-  std::size_t next_ = 0;
-};
-
-// Objects in chunks that never move.
-template <typename T, std::int64_t kPerChunk>
-class Chunks {
- public:
-  std::int64_t size() const { return static_cast<std::int64_t>(chunks_.size()) * kPerChunk; }
-  T* at(std::int64_t index) const {
-    return reinterpret_cast<T*>(chunks_[static_cast<std::size_t>(index / kPerChunk)].get()) + index % kPerChunk;
-  }
-  void reserve(std::int64_t count, Memory& memory, const char* what) {
-    while (size() < count) chunks_.push_back(memory.allocate(kPerChunk * static_cast<std::int64_t>(sizeof(T)), what));
-  }
-  // How many from `index` on lie in one piece.
-  static std::int64_t in_one_piece(std::int64_t index) { return kPerChunk - index % kPerChunk; }
-
- private:
-  std::vector<std::shared_ptr<std::byte>> chunks_;
-};
 
 class CudaBackend final : public Backend {
  public:
@@ -444,15 +137,16 @@ class CudaBackend final : public Backend {
       gradients.push_back(const_cast<void*>(row.gradient));  // written only where it was given to be
     }
 
-    const std::int64_t rows_at = 0;
-    const std::int64_t gradients_at = rows_at + bytes_of<DeviceRow>(row_count);
-    const std::int64_t tiles_at = gradients_at + bytes_of<void*>(row_count);
-    const std::int64_t scalars_at = tiles_at + bytes_of<Tile>(tile_count);
-    const std::int64_t leaves_at = scalars_at + bytes_of<RowScalars>(row_count);
-    const std::int64_t nodes_at = leaves_at + bytes_of<NormLeaf>(std::ssize(plan.norm.leaves));
-    const std::int64_t values_at = nodes_at + bytes_of<NormNode>(std::ssize(plan.norm.nodes));
-    const std::int64_t arrived_at = values_at + bytes_of<double>(plan.norm.values);
-    const std::int64_t bytes = arrived_at + bytes_of<unsigned>(std::ssize(plan.norm.nodes));
+    std::int64_t bytes = 0;
+    const auto room_for = [&](std::int64_t size) { return std::exchange(bytes, bytes + size); };
+    const std::int64_t rows_at = room_for(bytes_of<DeviceRow>(row_count));
+    const std::int64_t gradients_at = room_for(bytes_of<void*>(row_count));
+    const std::int64_t tiles_at = room_for(bytes_of<Tile>(tile_count));
+    const std::int64_t scalars_at = room_for(bytes_of<RowScalars>(row_count));
+    const std::int64_t leaves_at = room_for(bytes_of<NormLeaf>(std::ssize(plan.norm.leaves)));
+    const std::int64_t nodes_at = room_for(bytes_of<NormNode>(std::ssize(plan.norm.nodes)));
+    const std::int64_t values_at = room_for(bytes_of<double>(plan.norm.values));
+    const std::int64_t arrived_at = room_for(bytes_of<unsigned>(std::ssize(plan.norm.nodes)));
     std::shared_ptr<std::byte> tables = memory_->allocate(bytes, "the tables of tensors and tiles");
     Copies copies(memory_->stream());
     const auto upload = [&](std::int64_t at, std::span<const std::byte> from) {
@@ -521,19 +215,11 @@ class CudaBackend final : public Backend {
   }
 
   void set_options(std::int32_t group, const Method& options, Stream stream) override {
-    const OnDevice on(index_);
-    check_nothing_left_behind("setting options");
-    const bool captured = is_capturing(stream);
-    ADAMANT_CUDA(launch_store(options_.at(group), option_bytes(rule_, options), stream), "setting options");
-    used(stream, captured);
+    store(options_.at(group), option_bytes(rule_, options), stream, "setting options");
   }
 
   void set_step_count(std::int64_t slot, std::int64_t count, Stream stream) override {
-    const OnDevice on(index_);
-    check_nothing_left_behind("setting a step count");
-    const bool captured = is_capturing(stream);
-    ADAMANT_CUDA(launch_store(step_counts_.at(slot), count, stream), "setting a step count");
-    used(stream, captured);
+    store(step_counts_.at(slot), count, stream, "setting a step count");
   }
 
   void read_step_counts(std::int64_t first, std::span<std::int64_t> counts, Stream stream) const override {
@@ -552,22 +238,14 @@ class CudaBackend final : public Backend {
   }
 
   void set_control(const Control& control, Stream stream) override {
-    const OnDevice on(index_);
-    check_nothing_left_behind("setting what steps do to gradients");
-    const bool captured = is_capturing(stream);
-    ADAMANT_CUDA(launch_store(&common()->control, control, stream), "setting what steps do to gradients");
-    used(stream, captured);
+    store(&common()->control, control, stream, "setting what steps do to gradients");
     measures_ = control.measures != 0;
   }
 
   const StepReport* report() const override { return &common()->report; }
 
   void set_report(const StepReport& report, Stream stream) override {
-    const OnDevice on(index_);
-    check_nothing_left_behind("setting the report of steps");
-    const bool captured = is_capturing(stream);
-    ADAMANT_CUDA(launch_store(&common()->report, report, stream), "setting the report of steps");
-    used(stream, captured);
+    store(&common()->report, report, stream, "setting the report of steps");
   }
 
   StepReport read_report(Stream stream) const override {
@@ -644,7 +322,7 @@ class CudaBackend final : public Backend {
     check_nothing_left_behind("reading device memory");
     staging.resize(static_cast<std::size_t>(bytes));
     Copies copies(stream);
-    copies.add(staging.data(), data, staging.size(), cudaMemcpyDeviceToHost, "reading device memory");
+    copies.add(staging.data(), data, staging.size(), cudaMemcpyDefault, "reading device memory");  // may be managed
     copies.wait("reading device memory");
     return staging;
   }
@@ -655,7 +333,7 @@ class CudaBackend final : public Backend {
     const OnDevice on(index_);
     check_nothing_left_behind("writing device memory");
     Copies copies(stream);
-    copies.add(data, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, "writing device memory");
+    copies.add(data, bytes.data(), bytes.size(), cudaMemcpyDefault, "writing device memory");  // may be managed
     copies.wait("writing device memory");
   }
 
@@ -675,6 +353,15 @@ class CudaBackend final : public Backend {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     ADAMANT_CUDA(cudaStreamIsCapturing(stream, &status), "asking whether the stream is being captured");
     return status != cudaStreamCaptureStatusNone;
+  }
+
+  template <typename T>
+  void store(T* to, const T& value, Stream stream, const char* what) {
+    const OnDevice on(index_);
+    check_nothing_left_behind(what);
+    const bool captured = is_capturing(stream);
+    ADAMANT_CUDA(launch_store(to, value, stream), what);
+    used(stream, captured);
   }
 
   std::string why_unusable(const std::byte* at) const {
@@ -795,87 +482,22 @@ class CudaBackend final : public Backend {
   bool captured_ = false;  // since the plan was set
 };
 
-std::string version_text(int version) {
-  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
-}
-
-int device_count_or_throw(int wanted) {
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess) cudaGetLastError();  // what somebody else has left behind stays for who looks for it
-  const std::string asked = "adamant: device " + device_name(wanted) + " was asked for, but ";
-  if (error == cudaErrorInsufficientDriver) {
-    int driver = 0;
-    int runtime = 0;
-    cudaDriverGetVersion(&driver);
-    cudaRuntimeGetVersion(&runtime);
-    cudaGetLastError();
-    throw Unavailable(asked + (driver == 0 ? "there is no NVIDIA driver on this machine; install one, or use the CPU"
-                                           : "the NVIDIA driver is too old: it supports CUDA up to " +
-                                                 version_text(driver) + ", this library was built with CUDA " +
-                                                 version_text(runtime) + "; update the driver, or use the CPU"));
-  }
-  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
-    throw Unavailable(asked + "CUDA sees no device (" + to_text(cudaErrorNoDevice) +
-                      "; CUDA_VISIBLE_DEVICES may hide it); use the CPU");
-  }
-  if (error != cudaSuccess) throw Unavailable(asked + "CUDA does not start: " + to_text(error));
-  if (wanted >= count) {
-    throw Unavailable(asked + "there " +
-                      (count == 1 ? "is only cuda:0" : "are only cuda:0 to " + device_name(count - 1)));
-  }
-  return count;
-}
-
-std::string capability(int index) {
-  int major = 0;
-  int minor = 0;
-  ADAMANT_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "asking what the device is");
-  ADAMANT_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "asking what the device is");
-  return std::to_string(major) + "." + std::to_string(minor);
-}
-
 }  // namespace
 
 std::unique_ptr<Backend> make_cuda_backend(int index, int rule, const Allocator& allocator, LaunchShape shape) {
-  device_count_or_throw(index);  // first: where there is no driver, every other call says just that
+  check_device(index);  // first: where there is no driver, every other call says just that
   check_nothing_left_behind("making an optimizer");
   const OnDevice on(index);
   const CaptureElsewhere allowed;
   const cudaError_t found = find_kernels(rule);
   if (found == cudaErrorNoKernelImageForDevice || found == cudaErrorInvalidDeviceFunction) {
     cudaGetLastError();
-    throw Unavailable("adamant: device " + device_name(index) + " has compute capability " + capability(index) +
+    throw Unavailable("adamant: device " + device_name(index) + " has compute capability " + compute_capability(index) +
                       ", for which this library was not built; build it with -DADAMANT_CUDA_ARCHITECTURES=native on "
                       "this machine, or use the CPU");
   }
   check(found, "cudaFuncGetAttributes", "looking for the kernels");
   return std::make_unique<CudaBackend>(index, rule, allocator, shape);
-}
-
-std::vector<std::string> cuda_devices() {
-  int count = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
-  cudaGetLastError();
-  std::vector<std::string> devices;
-  for (int index = 0; index < count; ++index) {
-    cudaDeviceProp properties{};
-    if (cudaGetDeviceProperties(&properties, index) != cudaSuccess) break;
-    devices.push_back(std::string(properties.name) + ", compute capability " + std::to_string(properties.major) + "." +
-                      std::to_string(properties.minor) + ", " + std::to_string(properties.multiProcessorCount) +
-                      " SMs, " + gigabytes(static_cast<std::int64_t>(properties.totalGlobalMem)));
-  }
-  cudaGetLastError();
-  return devices;
-}
-
-std::int64_t cuda_memory_available(int index) {
-  device_count_or_throw(index);
-  const OnDevice on(index);
-  std::size_t free = 0;
-  std::size_t all = 0;
-  ADAMANT_CUDA(cudaMemGetInfo(&free, &all), "asking how much memory is free");
-  return static_cast<std::int64_t>(free);
 }
 
 }  // namespace adamant::kernels

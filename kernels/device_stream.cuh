@@ -55,17 +55,18 @@ struct DeviceStream {
     return address;
   }
 
+  // A whole vector of what is_wide().
+  template <int kCount>
+  __device__ __forceinline__ void load_wide(int first, Lanes<std::remove_const_t<T>, kCount>& lanes) const {
+    load_pieces(global() + first, lanes);
+  }
+
   // Elements [first, first + there) into the beginning of `lanes`; the others are zero.
   template <int kCount>
   __device__ __forceinline__ void load(int first, int there, Lanes<std::remove_const_t<T>, kCount>& lanes) const {
-    static_assert(sizeof(lanes) % kAccessBytes == 0);
-    constexpr int kAccesses = static_cast<int>(sizeof(lanes)) / kAccessBytes;
-    T* const at = global() + first;
+    T* const at = global() + first;  // before the branch: what is known of it in one only is forgotten
     if (is_wide() && there == kCount) {
-      uint4 pieces[kAccesses];
-#pragma unroll
-      for (int i = 0; i < kAccesses; ++i) pieces[i] = reinterpret_cast<const uint4*>(at)[i];
-      memcpy(&lanes, pieces, sizeof(lanes));
+      load_pieces(at, lanes);
     } else {
       std::remove_const_t<T> values[kCount];
 #pragma unroll
@@ -97,6 +98,17 @@ struct DeviceStream {
         if (i < there) at[i] = values[i];
       }
     }
+  }
+
+ private:
+  template <int kCount>
+  __device__ __forceinline__ static void load_pieces(T* at, Lanes<std::remove_const_t<T>, kCount>& lanes) {
+    static_assert(sizeof(lanes) % kAccessBytes == 0);
+    constexpr int kAccesses = static_cast<int>(sizeof(lanes)) / kAccessBytes;
+    uint4 pieces[kAccesses];
+#pragma unroll
+    for (int i = 0; i < kAccesses; ++i) pieces[i] = reinterpret_cast<const uint4*>(at)[i];
+    memcpy(&lanes, pieces, sizeof(lanes));
   }
 };
 

@@ -22,7 +22,7 @@ __device__ void write_scalars(const typename Rule::Options& options, std::int64_
   static_assert(sizeof(Conditions<Real>) <= sizeof(scalars.conditions));
   const Step step = Step::at_step(options, t);
   *reinterpret_cast<Step*>(scalars.step.bytes) = step;
-  *reinterpret_cast<Conditions<Real>*>(scalars.conditions) = Conditions<Real>::of(decision, options);
+  *reinterpret_cast<Conditions<Real>*>(scalars.conditions) = Conditions<Real>::of(decision, gradient_sign(options));
 }
 
 // There are two arithmetic types and many storages.
@@ -67,9 +67,11 @@ __global__ void make_master(typename Storage::Kept* kept, const typename Storage
   if (i < count) kept[i] = canonical(widened<typename Storage::Real>(parameter[i]));
 }
 
-template <typename T>
-__global__ void store(T* to, const T value) {
-  *to = value;
+__global__ void store(std::uint64_t* to, const Stored value, int words) {
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(Stored::kMostWords); ++i) {
+    if (i < words) to[i] = value.words[i];
+  }
 }
 
 namespace {
@@ -193,28 +195,13 @@ cudaError_t launch_make_master(int storage, void* kept, const void* parameter, s
   return launch(kernel, blocks_for(count, kUpdateThreads), kUpdateThreads, stream, kept, parameter, count);
 }
 
-cudaError_t launch_store(OptionBytes* to, const OptionBytes& value, cudaStream_t stream) {
-  return launch(reinterpret_cast<const void*>(&store<OptionBytes>), 1, 1, stream, to, value);
-}
-
-cudaError_t launch_store(std::int64_t* to, std::int64_t value, cudaStream_t stream) {
-  return launch(reinterpret_cast<const void*>(&store<std::int64_t>), 1, 1, stream, to, value);
-}
-
-cudaError_t launch_store(Control* to, const Control& value, cudaStream_t stream) {
-  return launch(reinterpret_cast<const void*>(&store<Control>), 1, 1, stream, to, value);
-}
-
-cudaError_t launch_store(StepReport* to, const StepReport& value, cudaStream_t stream) {
-  return launch(reinterpret_cast<const void*>(&store<StepReport>), 1, 1, stream, to, value);
+cudaError_t launch_store(void* to, const Stored& value, int words, cudaStream_t stream) {
+  return launch(reinterpret_cast<const void*>(&store), 1, 1, stream, static_cast<std::uint64_t*>(to), value, words);
 }
 
 cudaError_t find_kernels(int rule) {
   cudaFuncAttributes attributes{};
-  for (const void* kernel :
-       {kernels_of_rule(rule).scalars, reinterpret_cast<const void*>(&store<OptionBytes>),
-        reinterpret_cast<const void*>(&store<std::int64_t>), reinterpret_cast<const void*>(&store<Control>),
-        reinterpret_cast<const void*>(&store<StepReport>)}) {
+  for (const void* kernel : {kernels_of_rule(rule).scalars, reinterpret_cast<const void*>(&store)}) {
     if (const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel); error != cudaSuccess) return error;
   }
   return cudaSuccess;

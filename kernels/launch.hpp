@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "kernels/philox.hpp"
 #include "kernels/rule_list.hpp"
@@ -99,10 +101,19 @@ cudaError_t launch_norm(const NormRange& range, const DeviceTables& tables, cons
 cudaError_t launch_make_master(int storage, void* kept, const void* parameter, std::int64_t count, cudaStream_t stream);
 
 // Writes options, a step count and so on in stream order.
-cudaError_t launch_store(OptionBytes* to, const OptionBytes& value, cudaStream_t stream);
-cudaError_t launch_store(std::int64_t* to, std::int64_t value, cudaStream_t stream);
-cudaError_t launch_store(Control* to, const Control& value, cudaStream_t stream);
-cudaError_t launch_store(StepReport* to, const StepReport& value, cudaStream_t stream);
+struct Stored {
+  static constexpr std::size_t kMostWords = 16;
+  std::uint64_t words[kMostWords];
+};
+cudaError_t launch_store(void* to, const Stored& value, int words, cudaStream_t stream);
+template <typename T>
+cudaError_t launch_store(T* to, const T& value, cudaStream_t stream) {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= sizeof(Stored) &&
+                sizeof(T) % sizeof(std::uint64_t) == 0);
+  Stored stored{};
+  std::memcpy(stored.words, &value, sizeof value);
+  return launch_store(static_cast<void*>(to), stored, sizeof value / sizeof(std::uint64_t), stream);
+}
 
 // Whether the current device can run the kernels of a rule. Loads those of setters and scalars.
 cudaError_t find_kernels(int rule);

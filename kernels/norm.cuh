@@ -121,6 +121,20 @@ __device__ __forceinline__ void hand_on(const NormTables& norm, double value, st
   }
 }
 
+// An infinity less itself is a NaN, and so is a NaN; whatever is finite gives zero. A finite sum of squares says it for
+// all values, and so does any sum where they have at most 32 bits, whose squares are far from the largest double. Every
+// lane has the same sum.
+template <typename Gradient>
+__device__ __forceinline__ bool are_finite(const DeviceStream<const Gradient>& values, int count, double sum_of_squares,
+                                           int lane) {
+  if (sum_of_squares - sum_of_squares == 0.0) return true;
+  bool finite = sizeof(Gradient) == sizeof(double);
+  if constexpr (sizeof(Gradient) == sizeof(double)) {
+    for (int i = lane; i < count; i += 32) finite = finite && values.global()[i] - values.global()[i] == 0.0;
+  }
+  return __all_sync(0xFFFFFFFFU, finite ? 1 : 0) != 0;
+}
+
 template <typename Gradient>
 __global__ void __launch_bounds__(kNormThreads, kNormBlocksPerSm) gradient_norm(const NormArguments arguments) {
   constexpr int kWarp = 32;
@@ -136,24 +150,30 @@ __global__ void __launch_bounds__(kNormThreads, kNormBlocksPerSm) gradient_norm(
   const int count = static_cast<int>(left < kChunk ? left : kChunk);
   const DeviceStream<const Gradient> gradient{static_cast<const Gradient*>(arguments.tables.gradients[leaf.row]) +
                                               leaf.first};
-  bool all_finite = true;
-  const auto load = [&](int at, int there, double(&squares)[kVector]) {
-    Lanes<Gradient, kVector> values;
-    gradient.load(at, there, values);
+  const auto square = [](const Lanes<Gradient, kVector>& values, double(&squares)[kVector]) {
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       const auto value = widened<double>(values.get(i));
-      all_finite = all_finite && value - value == 0.0;
       squares[i] = value * value;
     }
   };
   double sum = 0.0;
-  if (count == kChunk) {
-    sum = Tree::sum(lane, static_cast<int>(kChunk), load);  // of known length: all that is asked about it goes away
+  if (count == kChunk && gradient.is_wide()) {
+    // Of known length and alignment: all that is asked about them goes away, and with it a load of every element that
+    // is never done.
+    sum = Tree::sum(lane, static_cast<int>(kChunk), [&](int at, int /*there*/, double(&squares)[kVector]) {
+      Lanes<Gradient, kVector> values;
+      gradient.load_wide(at, values);
+      square(values, squares);
+    });
   } else {
-    sum = Tree::sum(lane, count, load);
+    sum = Tree::sum(lane, count, [&](int at, int there, double(&squares)[kVector]) {
+      Lanes<Gradient, kVector> values;
+      gradient.load(at, there, values);
+      square(values, squares);
+    });
   }
-  if (__any_sync(0xFFFFFFFFU, all_finite ? 0 : 1) != 0 && lane == 0) atomicExch(arguments.norm.non_finite, 1);
+  if (!are_finite(gradient, count, sum, lane) && lane == 0) atomicExch(arguments.norm.non_finite, 1);
   hand_on(arguments.norm, sum, leaf.value, leaf.parent, node, lane);
 }
 

@@ -200,6 +200,8 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
   const DeviceTables& tables = arguments.tables;
   const Tile tile = tables.tiles[index];
   const DeviceRow& row = tables.rows[tile.row];
+  const std::int64_t left =
+      row.count - tile.first;  // here, so that it comes together with what the first lane looks up
 
   __shared__ Update shared[kUpdateThreads / kWarp];
   Update& update = shared[threadIdx.x / kWarp];
@@ -215,7 +217,6 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
     update.zero_gradient = row.zero_gradient != 0;
   }
   __syncwarp();
-  const std::int64_t left = row.count - tile.first;
   const int count = static_cast<int>(left < tables.tile_size ? left : tables.tile_size);
   const int begin = part * static_cast<int>(tables.tile_size >> part_bits);
   const int end = min(begin + static_cast<int>(tables.tile_size >> part_bits), count);
@@ -223,13 +224,14 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
   // Until here everything was there before the scalars of this step began to be computed, and so are the arrays.
   const auto ready = [&] {
     wait_for_scalars();
+    const bool skip = scalars.skip != 0;  // here, for the same reason
     if (threadIdx.x % kWarp == 0) {
       update.step = load_in_pieces<typename Update::Step>(scalars.step.bytes);
       update.conditions = load_in_pieces<Conditions<typename Update::Real>>(scalars.conditions);
       if constexpr (Update::Master::kIsRandom) update.random = load_in_pieces<RandomKey>(&scalars.random);
     }
     __syncwarp();
-    return scalars.skip == 0;
+    return !skip;
   };
   update.run(begin, end, rank, team, ready);
   if (rank != 0 || part != 0) return;

@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 # The compilation database is clang's, which has no CUDA: where there is a toolkit, its headers are named here, and where
 # there is none, what needs them is left out.
 cuda=()
-without=(-e simd_generic.cpp -e no_bench.cpp)
+# The CPU's update is looked at once, and not again for each of its instruction sets.
+without=(-e simd_generic.cpp -e no_bench.cpp -e cpu_update_avx)
 if nvcc=$(command -v "${CUDACXX:-nvcc}"); then
   cuda=(--extra-arg=-isystem"$(dirname "$(dirname "$(realpath "$nvcc")")")/include")
 else

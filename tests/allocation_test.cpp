@@ -340,7 +340,7 @@ class AllocationFailures {
     return ended;
   }
 
-  const Folder own_folder{in_memory_where_possible()};
+  const Folder own_folder;
   const fs::path folder = own_folder.path();
 };
 
@@ -560,7 +560,7 @@ std::vector<CallInC> calls_in_c() {
 
 class FailingAllocationInC : public testing::TestWithParam<CallInC> {
  protected:
-  const Folder own_folder{in_memory_where_possible()};
+  const Folder own_folder;
 };
 
 TEST_P(FailingAllocationInC, is_a_status_and_changes_nothing_whichever_it_is) {

@@ -486,6 +486,8 @@ TEST_F(BadInput, gradients_that_are_to_be_zeroed_and_cannot_be_are_refused) {
       },
       {"\"new\": zero_gradient: ", "const"});
   EXPECT_NO_THROW(optimizer.set_gradient(zeroed, {new_gradient.data(), 16})) << "its own may be given again";
+  optimizer.remove(zeroed);
+  EXPECT_NO_THROW(optimizer.add(spec)) << "nobody zeroes it any more";
 }
 
 TEST_F(BadInput, shapes_that_are_not_of_the_parameter_s_count_are_refused) {
@@ -556,9 +558,10 @@ TEST_F(BadInput, unknown_groups_tensors_states_and_options_are_refused_by_name) 
   expect_add_refused(spec, {"\"new\"", "group", "-1", "allowed: 0 to 1"});
   expect_refused([&] { optimizer.set_group(wte, GroupId{7}); }, {"\"wte\"", "group", "7", "allowed: 0 to 1"});
   expect_refused([&] { optimizer.options(GroupId{2}); }, {"group", "2"});
-  expect_refused([&] { optimizer.set_options(GroupId{2}, Adam{}); }, {"group", "2"});
-  expect_refused([&] { optimizer.set_learning_rate(GroupId{-3}, 0.1); }, {"group", "-3"});
-  expect_refused([&] { optimizer.set_option(GroupId{2}, "beta1", 0.5); }, {"group", "2"});
+  expect_refused([&] { optimizer.set_options(GroupId{2}, Adam{}); }, {"set_options: group 2 ", "allowed: 0 to 1"});
+  expect_refused([&] { optimizer.set_learning_rate(GroupId{-3}, 0.1); }, {"set_learning_rate: group -3 "});
+  expect_refused([&] { optimizer.set_option(GroupId{2}, "beta1", 0.5); }, {"set_option: group 2 "});
+  expect_refused([&] { optimizer.set_option(GroupId{2}, "beta1", "0.5"); }, {"set_option: group 2 "});
 
   const TensorId never{999};
   const TensorId negative{-1};

@@ -337,7 +337,7 @@ bench::Request request_of(const std::string& method, std::int64_t count) {
   return {.method = make_method(method), .shape = bench::one_tensor(count)};
 }
 
-TEST(Prepared, buffers_outgrow_the_caches_unless_they_are_to_be_hot) {
+TEST(Trap19Prepared, buffers_outgrow_the_caches_unless_they_are_to_be_hot) {
   bench::Request request = request_of("momentum", 100000);
   const bench::Throughput cold = bench::Measurement(request).facts();
   EXPECT_GE(cold.rotated_bytes, 3 * bench::cache_bytes(Device::cpu()));
@@ -346,7 +346,7 @@ TEST(Prepared, buffers_outgrow_the_caches_unless_they_are_to_be_hot) {
   EXPECT_EQ(bench::Measurement(request).facts().buffer_sets, 1);
 }
 
-TEST(Prepared, every_run_goes_on_to_another_set_of_buffers) {
+TEST(Trap19Prepared, every_run_goes_on_to_another_set_of_buffers) {
   bench::Request request = request_of("gradient_descent", 1 << 20);
   request.hot = true;
   const bench::Measurement hot(request);
@@ -363,7 +363,7 @@ TEST(Prepared, every_run_goes_on_to_another_set_of_buffers) {
   EXPECT_LT(moved(cold), 0.9F * moved(hot));
 }
 
-TEST(Prepared, ceilings_read_gradients_before_they_move_them_only_where_a_step_does) {
+TEST(Trap19Prepared, ceilings_read_gradients_before_they_move_them_only_where_a_step_does) {
   bench::Request request = request_of("momentum", 1000);
   request.hot = true;
   for (const bench::Pipeline pipeline : {bench::Pipeline::update, bench::Pipeline::clip}) {
@@ -391,7 +391,7 @@ double element(const bench::MovedArray& array, DataType type, std::size_t i) {
   }
 }
 
-TEST(Prepared, gradients_and_states_are_neither_zero_nor_subnormal) {
+TEST(Trap19Prepared, gradients_and_states_are_neither_zero_nor_subnormal) {
   for (const std::string& method : method_names()) {
     for (const host::StorageTypes& storage : host::storages()) {
       bench::Request request = request_of(method, 1000);

@@ -279,6 +279,9 @@ class CInterfaceScene : public testing::Test {
 };
 
 TEST_F(CInterfaceScene, has_tensors_that_can_be_found_listed_and_read_back) {
+  std::int32_t groups = -1;
+  EXPECT_SUCCESS(adamant_group_count(optimizer(), &groups));
+  EXPECT_EQ(groups, 2);
   std::int64_t found = -1;
   EXPECT_SUCCESS(adamant_find(optimizer(), "second", &found));
   EXPECT_EQ(found, second_id);
@@ -599,6 +602,7 @@ TEST_F(CInterfaceMistake, of_a_null_pointer_names_the_parameter) {
 
   const std::vector<std::string> handle_is_null{"optimizer: null pointer"};
   MISTAKE(adamant_add_group(none, nullptr, 0, &i32), handle_is_null);
+  MISTAKE(adamant_group_count(none, &i32), handle_is_null);
   MISTAKE(adamant_add(none, &tensor, &i64), handle_is_null);
   MISTAKE(adamant_remove(none, first_id), handle_is_null);
   MISTAKE(adamant_find(none, "first", &i64), handle_is_null);
@@ -645,6 +649,7 @@ TEST_F(CInterfaceMistake, of_a_null_pointer_names_the_parameter) {
 
   MISTAKE(adamant_add_group(optimizer(), nullptr, 0, nullptr), {"group: null pointer"});
   MISTAKE(adamant_add_group(optimizer(), nullptr, 2, &i32), {"options: null pointer with a count of 2"});
+  MISTAKE(adamant_group_count(optimizer(), nullptr), {"count: null pointer"});
   MISTAKE(adamant_add(optimizer(), nullptr, &i64), {"tensor: null pointer"});
   MISTAKE(adamant_find(optimizer(), nullptr, &i64), {"name: null pointer"});
   MISTAKE(adamant_find(optimizer(), "first", nullptr), {"tensor: null pointer"});
@@ -1140,6 +1145,7 @@ TEST(CInterface, has_a_counterpart_of_every_member_of_the_class) {
       {"operator=", {}},
       {"tensor", {"adamant_get_tensor"}},
       {"options", {"adamant_method", "adamant_option_count", "adamant_option_at", "adamant_get_option"}},
+      {"groups", {"adamant_group_count"}},
       {"set_option", {"adamant_set_option", "adamant_set_option_number"}},
       {"control", {"adamant_get_control"}},
       {"simd", {"adamant_simd_level"}},

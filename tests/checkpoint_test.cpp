@@ -169,9 +169,9 @@ void expect_not_loaded(Training& run, const fs::path& path, const Strings& parts
 
 // --- A run goes on as if nothing had been
 
-class EveryCheckpoint : public testing::TestWithParam<Case> {};
+class Trap13EveryCheckpoint : public testing::TestWithParam<Case> {};
 
-TEST_P(EveryCheckpoint, continues_the_run_with_the_same_bits_in_a_fresh_object_of_another_order_and_backend) {
+TEST_P(Trap13EveryCheckpoint, continues_the_run_with_the_same_bits_in_a_fresh_object_of_another_order_and_backend) {
   const Method method = GetParam().make();
   Training uninterrupted(method);
   uninterrupted.first_half();
@@ -194,7 +194,7 @@ TEST_P(EveryCheckpoint, continues_the_run_with_the_same_bits_in_a_fresh_object_o
   EXPECT_EQ(saved.everything(), uninterrupted.everything());
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, EveryCheckpoint, testing::ValuesIn(cases()),
+INSTANTIATE_TEST_SUITE_P(Methods, Trap13EveryCheckpoint, testing::ValuesIn(cases()),
                          [](const auto& info) { return info.param.name; });
 
 class Checkpoint : public testing::Test {
@@ -289,6 +289,7 @@ TEST_F(Checkpoint, adds_the_groups_that_are_lacking_and_leaves_those_it_does_not
   few.load(path, {.allow_extra = true});
   EXPECT_EQ(std::get<Adam>(few.options(GroupId{1})).learning_rate, 0.0123);
   EXPECT_THROW(few.options(GroupId{2}), std::invalid_argument);
+  EXPECT_EQ(few.groups(), (std::vector<GroupId>{GroupId{}, GroupId{1}}));
   EXPECT_EQ(parameter, run.floats.front().parameter);
 
   few.save(folder / "few");

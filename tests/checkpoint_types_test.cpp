@@ -76,7 +76,7 @@ std::map<std::string, std::string> everything_in(const fs::path& path) {
 }
 
 std::map<std::string, std::string> everything_of(Optimizer& optimizer) {
-  const Folder folder(in_memory_where_possible());
+  const Folder folder;
   optimizer.save(folder / "now");
   return everything_in(folder / "now");
 }
@@ -177,7 +177,7 @@ TEST_P(CheckpointOfEveryStorage, continues_the_run_with_the_same_bits_in_a_fresh
   MixedTraining uninterrupted(method, MixedTraining::Order::forward, kSeed);
   uninterrupted.steps(1, 12);
 
-  const Folder folder(in_memory_where_possible());
+  const Folder folder;
   const fs::path path = folder / "run.safetensors";
   MixedTraining saved(method, MixedTraining::Order::forward, kSeed, {.threads = 1, .simd = SimdLevel::baseline});
   saved.steps(1, 6);
@@ -305,7 +305,7 @@ class OtherTypes : public testing::Test {
     }
   }
 
-  Folder folder{in_memory_where_possible()};
+  Folder folder;
   fs::path path = folder / "before";
 };
 
@@ -389,7 +389,7 @@ class KeptInAFile : public testing::Test {
 
   std::list<Member> members;
   Optimizer optimizer{Momentum{}};
-  Folder folder{in_memory_where_possible()};
+  Folder folder;
   fs::path good = folder / "good";
   fs::path path = folder / "changed";
 };
@@ -525,7 +525,7 @@ class KeysOfASecondFormat : public testing::Test {
 
   std::list<Member> members;
   Optimizer optimizer{Adam{}};
-  Folder folder{in_memory_where_possible()};
+  Folder folder;
   fs::path good = folder / "good";
   fs::path path = folder / "changed";
 };
@@ -640,7 +640,7 @@ TEST(FirstFormat, is_read_as_before) {
 
 // PyTorch keeps no master: it is made of the parameter that was loaded, whatever was kept before.
 TEST(PyTorchStateOf16Bits, gives_a_master_that_is_the_parameter_and_a_remainder_of_zeros) {
-  const Folder folder(in_memory_where_possible());
+  const Folder folder;
   const fs::path path = folder / "pytorch";
   const std::vector<float> numbers{0.5F, -1.375F, 96.0F};
   const std::vector<float> average{0.1F, 0.2F, -0.3F};

@@ -183,7 +183,8 @@ TEST_F(CommandLine, HelpAndVersionExitWithZeroForTheProgramAndEverySubcommand) {
 
 TEST_F(CommandLine, BenchReportsEveryMethodAndSizeInATableAndInJson) {
   ADAMANT_NEEDS_BENCH();
-  const Words words{"bench", "--device", "cpu", "--sizes", "1,17,1000", "--repetitions", "1", "--threads", "1"};
+  const Words words{"bench",         "--device", "cpu",       "--sizes", "1,17,1000",
+                    "--repetitions", "1",        "--threads", "1",       "--hot"};
   const std::string table = run_well(words);
   for (const std::string& method : method_names()) EXPECT_NE(table.find(method), std::string::npos) << table;
 
@@ -210,7 +211,7 @@ TEST_F(CommandLine, BenchCountsTheBytesThatAMethodMoves) {
       {"gradient_descent", 3}, {"momentum", 5}, {"rmsprop", 5}, {"adam", 7}, {"adamw", 7}};
   for (const auto& [type, size] : {std::pair<std::string, int>{"f32", 4}, {"f64", 8}}) {
     const Json report = run_for_json(
-        {"bench", "--device", "cpu", "--sizes", "8", "--repetitions", "1", "--threads", "1", "--dtype", type});
+        {"bench", "--device", "cpu", "--sizes", "8", "--repetitions", "1", "--threads", "1", "--hot", "--dtype", type});
     for (const Json& result : report.at("results")) {
       EXPECT_EQ(result.at("bytes_per_parameter"), size * kStreams.at(result.at("method"))) << result;
     }
@@ -221,7 +222,8 @@ TEST_F(CommandLine, BenchMeasuresEveryStorageAndPipelineBesideACeiling) {
   ADAMANT_NEEDS_BENCH();
   const Words words{"bench",     "--device",  "cpu",        "--method",         "momentum",
                     "--storage", "all",       "--pipeline", "update,clip,copy", "--sizes",
-                    "100",       "--threads", "1",          "--repetitions",    "1"};
+                    "100",       "--threads", "1",          "--repetitions",    "1",
+                    "--hot"};
   const Json report = run_for_json(words);
   std::size_t copies = 0;
   for (const Json& result : report.at("results")) {
@@ -243,7 +245,7 @@ TEST_F(CommandLine, BenchMeasuresEveryStorageAndPipelineBesideACeiling) {
 TEST_F(CommandLine, BenchSaysHowMuchMemoryATooLargeSizeNeedsAndGoesOn) {
   ADAMANT_NEEDS_BENCH();
   const Words words{"bench",         "--device", "cpu",       "--method", "adam",  "--sizes", "1000000000000,16",
-                    "--repetitions", "1",        "--threads", "1",        "--json"};
+                    "--repetitions", "1",        "--threads", "1",        "--hot", "--json"};
   const Outcome outcome = run(words);
   EXPECT_EQ(outcome.exit_code, 0) << to_text(words, outcome);
   EXPECT_NE(outcome.err.find("adam at 1000000000000 needs 18626.5 GiB"), std::string::npos) << outcome.err;
@@ -259,7 +261,7 @@ TEST_F(CommandLine, BenchLeavesOutAShapeThatDoesNotFitAndSaysWhatWould) {
   ADAMANT_NEEDS_BENCH();
   const Words words{
       "bench",         "--device", "cpu",       "--method", "momentum", "--shapes", "1000x1000000000,3x70",
-      "--repetitions", "1",        "--threads", "1",        "--json"};
+      "--repetitions", "1",        "--threads", "1",        "--hot",    "--json"};
   const Outcome outcome = run(words);
   EXPECT_EQ(outcome.exit_code, 0) << to_text(words, outcome);
   EXPECT_NE(outcome.err.find("momentum at 1000x1000000000 needs "), std::string::npos) << outcome.err;
@@ -280,7 +282,7 @@ TEST_F(CommandLine, BenchMeasuresManyTensorsOnTheCpuBesideOneOfAsManyParameters)
   ADAMANT_NEEDS_BENCH();
   const Words words{"bench",    "--device",       "cpu",       "--method", "gradient_descent",
                     "--shapes", "3x70,resnet-50", "--threads", "1",        "--repetitions",
-                    "2"};
+                    "2",        "--hot"};
   const Json report = run_for_json(words);
   ASSERT_EQ(report.at("results").size(), 2U);
   const std::vector<std::pair<std::int64_t, std::int64_t>> expected{{3, 210}, {161, 25557032}};
@@ -325,7 +327,8 @@ TEST_F(CommandLine, BenchIsColdUnlessItIsToBeHotAndSaysWhatItRanOn) {
 
 TEST_F(CommandLine, BenchMeasuresWithEveryNumberOfThreadsThatIsAskedFor) {
   ADAMANT_NEEDS_BENCH();
-  const Words words{"bench", "--device", "cpu", "--method", "momentum", "--sizes", "1000,2000", "--repetitions", "1"};
+  const Words words{"bench",   "--device",  "cpu",           "--method", "momentum",
+                    "--sizes", "1000,2000", "--repetitions", "1",        "--hot"};
   const Json report = run_for_json(words + Words{"--threads", "1,3"});
   ASSERT_EQ(report.at("results").size(), 4U);
   for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(report.at("results")[i].at("threads"), i % 2 == 0 ? 1 : 3);
@@ -347,7 +350,7 @@ TEST_F(CommandLine, BenchMeasuresWithEveryNumberOfThreadsThatIsAskedFor) {
 TEST_F(CommandLine, BenchHasAQuickRun) {
   ADAMANT_NEEDS_BENCH();
   const Json report =
-      run_for_json({"bench", "--device", "cpu", "--threads", "1", "--quick", "--method", "gradient_descent"});
+      run_for_json({"bench", "--device", "cpu", "--threads", "1", "--quick", "--hot", "--method", "gradient_descent"});
   ASSERT_EQ(report.at("results").size(), 3U);
   for (const Json& result : report.at("results")) EXPECT_EQ(result.at("repetitions"), 5);
   EXPECT_EQ(report.at("results")[2].at("shape"), "10000x64");
@@ -357,7 +360,7 @@ TEST_F(CommandLine, BenchHasAQuickRun) {
 TEST_F(CommandLine, BenchMeasuresEverythingOfAKindInAFullRun) {
   ADAMANT_NEEDS_BENCH();
   const Json report = run_for_json({"bench", "--device", "cpu", "--full", "--method", "gradient_descent", "--sizes",
-                                    "64", "--repetitions", "1", "--threads", "1"});
+                                    "64", "--repetitions", "1", "--threads", "1", "--hot"});
   EXPECT_EQ(report.at("results").size(), 2 * host::storages().size() + 3);  // as many have a copy
   for (const Json& result : report.at("results")) {
     const bool plain = result.at("storage") == "float32/float32/float32" && result.at("pipeline") == "update";

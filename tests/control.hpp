@@ -158,7 +158,7 @@ class ControlModel {
 
   // All that a step may change but the report: what a checkpoint holds of it.
   std::string everything() {
-    const Folder folder(in_memory_where_possible());
+    const Folder folder;
     optimizer.save(folder.file("all"));
     return contents(folder.file("all"));
   }

@@ -378,10 +378,10 @@ TEST(Propagated, non_finite_gradients_stay_in_their_element) {
   }
 }
 
-class Trap6Skipped : public testing::TestWithParam<Case> {};
+class Trap06Skipped : public testing::TestWithParam<Case> {};
 
 // A run with a step that is skipped, and one that never had it.
-TEST_P(Trap6Skipped, steps_change_no_parameter_state_or_step_count_wherever_the_gradient_is) {
+TEST_P(Trap06Skipped, steps_change_no_parameter_state_or_step_count_wherever_the_gradient_is) {
   for (const Place& place : places()) {
     for (const int when : {0, 2}) {
       ControlModel whole(GetParam().make(), Device::cpu(), mixed(kFewCounts, place.first_type));
@@ -412,7 +412,7 @@ TEST_P(Trap6Skipped, steps_change_no_parameter_state_or_step_count_wherever_the_
   }
 }
 
-TEST_P(Trap6Skipped, steps_are_those_whose_flag_is_anything_but_zero) {
+TEST_P(Trap06Skipped, steps_are_those_whose_flag_is_anything_but_zero) {
   float found = 0;
   ControlModel model(GetParam().make(), Device::cpu(), mixed(kFewCounts));
   ControlModel whole(GetParam().make(), Device::cpu(), mixed(kFewCounts));
@@ -437,7 +437,7 @@ TEST_P(Trap6Skipped, steps_are_those_whose_flag_is_anything_but_zero) {
   EXPECT_TRUE(std::isnan(model.optimizer.report().gradient_norm)) << "the flag spares the norm";
 }
 
-INSTANTIATE_TEST_SUITE_P(Rules, Trap6Skipped, testing::ValuesIn(one_case_per_rule()),
+INSTANTIATE_TEST_SUITE_P(Rules, Trap06Skipped, testing::ValuesIn(one_case_per_rule()),
                          [](const auto& info) { return info.param.name; });
 
 TEST(Skipped, steps_are_those_with_a_scale_in_memory_that_is_not_positive_and_finite) {
@@ -583,6 +583,11 @@ TEST(BadControl, is_refused_by_name_and_changes_nothing) {
       {{.non_finite = static_cast<NonFinite>(2)}, "non_finite: "},
       {{.loss_scale = LossScale{.initial = 1e39}}, "loss_scale.initial: "},
       {{.loss_scale = LossScale{.initial = 1e-50}}, "loss_scale.initial: "},
+      // Its inverse is no float32: every step would be skipped.
+      {{.loss_scale = LossScale{.initial = 1e-40}}, "loss_scale.initial: 1e-40; allowed: "},
+      // Its inverse is 0 as a float32: gradients would vanish.
+      {{.gradient_scale = 1e60}, "gradient_scale: 1e+60; allowed: "},
+      {{.gradient_scale = 1e-60}, "gradient_scale: 1e-60; allowed: "},
       {{.loss_scale = LossScale{.growth = 1}}, "loss_scale.growth: "},
       {{.loss_scale = LossScale{.backoff = 1}}, "loss_scale.backoff: "},
       {{.loss_scale = LossScale{.growth_interval = 0}}, "loss_scale.growth_interval: "},

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -13,6 +14,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -44,9 +46,28 @@ int alive = 0;
 
 bool has(std::string_view name, std::string_view part) { return name.find(part) != std::string_view::npos; }
 
+// A call, and the stream that it is for.
+struct Seen {
+  std::string name;
+  std::optional<cudaStream_t> stream;
+};
+std::vector<Seen>* seen = nullptr;  // where calls are written down, if anywhere
+
+template <typename... Arguments>
+std::optional<cudaStream_t> stream_of(const Arguments&... arguments) {
+  std::optional<cudaStream_t> stream;
+  [[maybe_unused]] const auto look = [&]<typename Argument>(const Argument& argument) {
+    if constexpr (std::is_same_v<Argument, cudaStream_t>) stream = argument;
+    if constexpr (std::is_same_v<Argument, const cudaLaunchConfig_t*>) stream = argument->stream;
+  };
+  (look(arguments), ...);
+  return stream;
+}
+
 // Calls the runtime, or fails. What gives something back fails after it has done so.
 template <typename Real>
-cudaError_t call(std::string_view name, const Real& real) {
+cudaError_t call(std::string_view name, std::optional<cudaStream_t> stream, const Real& real) {
+  if (seen != nullptr) seen->push_back({std::string(name), stream});
   const bool gives_back = has(name, "Free") || has(name, "Destroy");
   const bool makes = has(name, "Create") || has(name, "Malloc");
   const bool fail = fails(name);
@@ -59,20 +80,22 @@ cudaError_t call(std::string_view name, const Real& real) {
 }  // namespace
 
 // NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp): the names that --wrap asks for
-#define ADAMANT_WRAP(name, parameters, arguments)                \
-  extern "C" {                                                   \
-  cudaError_t __real_##name parameters;                          \
-  cudaError_t __wrap_##name parameters {                         \
-    return call(#name, [&] { return __real_##name arguments; }); \
-  }                                                              \
+#define ADAMANT_WRAP(name, parameters, arguments)                                     \
+  extern "C" {                                                                        \
+  cudaError_t __real_##name parameters;                                               \
+  cudaError_t __wrap_##name parameters {                                              \
+    return call(#name, stream_of arguments, [&] { return __real_##name arguments; }); \
+  }                                                                                   \
   }
 ADAMANT_WRAP(cudaGetDevice, (int* device), (device))
 ADAMANT_WRAP(cudaGetDeviceCount, (int* count), (count))
 ADAMANT_WRAP(cudaSetDevice, (int device), (device))
+ADAMANT_WRAP(cudaDeviceSynchronize, (), ())
 ADAMANT_WRAP(cudaDeviceGetAttribute, (int* value, cudaDeviceAttr attribute, int device), (value, attribute, device))
 ADAMANT_WRAP(cudaStreamCreateWithFlags, (cudaStream_t * stream, unsigned flags), (stream, flags))
 ADAMANT_WRAP(cudaStreamDestroy, (cudaStream_t stream), (stream))
 ADAMANT_WRAP(cudaStreamSynchronize, (cudaStream_t stream), (stream))
+ADAMANT_WRAP(cudaStreamGetId, (cudaStream_t stream, unsigned long long* id), (stream, id))
 ADAMANT_WRAP(cudaStreamIsCapturing, (cudaStream_t stream, cudaStreamCaptureStatus* status), (stream, status))
 ADAMANT_WRAP(cudaStreamWaitEvent, (cudaStream_t stream, cudaEvent_t event, unsigned flags), (stream, event, flags))
 ADAMANT_WRAP(cudaEventCreateWithFlags, (cudaEvent_t * event, unsigned flags), (event, flags))
@@ -134,7 +157,7 @@ class Subject {
 
   // All that a failed call must leave as it was: the checkpoint has every parameter, state, count, option and freeze.
   std::string everything() {
-    const Folder folder(in_memory_where_possible());
+    const Folder folder;
     optimizer_->save(folder.file("all"));
     return contents(folder.file("all")) + text_of(optimizer_->report());
   }
@@ -268,7 +291,8 @@ class EveryCudaCall : public DeviceTestWithParam<FailingCall> {
       EXPECT_EQ(error.code(), failure);
       EXPECT_FALSE(error.sticky());
       EXPECT_NE(what.find("cudaErrorUnknown"), std::string::npos) << what;
-      EXPECT_NE(what.find(".cpp:"), std::string::npos) << "the place of the call: " << what;
+      EXPECT_NE(std::min(what.find(".cpp:"), what.find(".hpp:")), std::string::npos)
+          << "the place of the call: " << what;
     } catch (const std::exception& error) {
       what = error.what();
       ADD_FAILURE() << failed << ": " << what;
@@ -569,6 +593,40 @@ TEST_F(CudaFailures, of_somebody_elses_calls_are_reported_as_such_and_left_to_th
 
 // --- what a device cannot use ---------------------------------------------------------------------------------------
 
+// Promise P5: a prepared step neither waits nor allocates, and all of it is in the caller's stream.
+using Trap11Streams = CudaFailures;
+
+TEST_F(Trap11Streams, of_others_see_nothing_of_a_prepared_step_which_waits_for_nobody_and_allocates_nothing) {
+  host::DeviceMemory memory(cuda_device());
+  Subject subject(memory);
+  subject.take_control();
+  cudaStream_t stream = nullptr;
+  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+  const auto in_stream = [&] {
+    Optimizer& optimizer = subject.optimizer();
+    optimizer.set_gradient(TensorId{0}, subject.other_gradient(TensorId{0}), stream);
+    optimizer.set_learning_rate(subject.group(), 0.02, stream);
+    optimizer.step(stream);
+  };
+  in_stream();  // the first refresh of all finds its staging memory unused
+  std::vector<Seen> calls_of_a_step;
+  seen = &calls_of_a_step;
+  in_stream();
+  seen = nullptr;
+  int launches = 0;
+  for (const Seen& call : calls_of_a_step) {
+    EXPECT_FALSE(has(call.name, "Malloc") || has(call.name, "Free") || has(call.name, "Create")) << call.name;
+    // Of a refresh two steps ago: at most four may be on their way, and this one is there.
+    EXPECT_FALSE(has(call.name, "DeviceSynchronize") || has(call.name, "StreamSynchronize")) << call.name;
+    if (call.stream) {
+      EXPECT_EQ(*call.stream, stream) << call.name;
+    }
+    launches += has(call.name, "Launch") ? 1 : 0;
+  }
+  EXPECT_GE(launches, 5);  // the setter, a norm, the scalars, an update of each combination of types
+  EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
+}
+
 class CudaPointers : public NeedsDevice {
  protected:
   void expect_refused(const Array& parameter, const ConstArray& gradient, const std::vector<std::string>& words) {
@@ -611,7 +669,9 @@ TEST_F(CudaPointers, of_ordinary_host_memory_are_refused) {
 TEST_F(CudaPointers, that_end_outside_of_the_devices_memory_are_refused) {
   // Far enough to leave any allocation's neighbours.
   const std::int64_t count = std::int64_t{1} << 50;
-  expect_refused({there.data(), count}, {there.data(), count}, {"the tensor"});
+  const auto* const elsewhere = reinterpret_cast<const float*>(std::uintptr_t{1} << 60);
+  expect_refused({there.data(), count}, {elsewhere, count},
+                 {"the tensor", "parameter", "cuda:0", "its last byte does not"});
 }
 
 TEST_F(CudaPointers, that_are_misaligned_or_overlap_are_refused) {

@@ -438,7 +438,7 @@ class Twins {
   Optimizer on_device_;
   host::DeviceMemory memory_;
   std::deque<Buffers> buffers_;
-  Folder folder_{in_memory_where_possible()};
+  Folder folder_;
   std::int64_t groups_ = 1;
   int names_ = 0;
 };

@@ -206,7 +206,7 @@ void expect_equal_scalars(int rule, int storage) {
     kernels::Conditions<typename Storage::Real> conditions;
     std::memcpy(&conditions, actual[i].conditions, sizeof conditions);
     EXPECT_EQ(conditions.gradient_factor,
-              static_cast<typename Storage::Real>(1.0 / 3.0 * host::gradient_scale(methods[i])));
+              static_cast<typename Storage::Real>(1.0 / 3.0 * host::gradient_sign(methods[i])));
     EXPECT_EQ(conditions.clip_value, static_cast<typename Storage::Real>(0.7));
     EXPECT_EQ(actual[i].skip, 0);
     EXPECT_EQ(actual[i].step_count, steps[i]);
@@ -295,7 +295,7 @@ void expect_equal_steps(const typename Rule::Options& options, std::int64_t firs
     ASSERT_EQ(cuda.step_count(device_id), t);
   }
   // Masters and remainders too, and everything else that a run goes on from.
-  const Folder folder(in_memory_where_possible());
+  const Folder folder;
   cpu.save(folder.file("cpu"));
   cuda.save(folder.file("cuda"));
   ASSERT_EQ(contents(folder.file("cpu")), contents(folder.file("cuda")));

@@ -305,6 +305,25 @@ TEST_F(CudaStreams, that_are_captured_turn_no_norm_on_or_off) {
   }
 }
 
+// Every replay would set it to its initial value.
+TEST_F(CudaStreams, that_are_captured_begin_no_loss_scale) {
+  Model model(Adam{}, cuda_device());
+  const OwnStream stream;
+  const StepControl with_norm{.clip_norm = 1.0};  // which a loss scale needs too
+  model.optimizer.set_control(with_norm, stream);
+  model.optimizer.prepare(stream);
+  stream.begin_capture();
+  EXPECT_THROW(model.optimizer.set_control({.clip_norm = 1.0, .loss_scale = LossScale{}}, stream),
+               std::invalid_argument);
+  EXPECT_TRUE(stream.is_capturing());
+  EXPECT_EQ(cudaGraphExecDestroy(stream.end_capture()), cudaSuccess);
+  EXPECT_FALSE(model.optimizer.control().loss_scale);
+  model.optimizer.set_control({.clip_norm = 1.0, .loss_scale = LossScale{}}, stream);
+  stream.begin_capture();
+  model.optimizer.set_control({.clip_norm = 2.0, .loss_scale = LossScale{}}, stream);  // it goes on as it is
+  EXPECT_EQ(cudaGraphExecDestroy(stream.end_capture()), cudaSuccess);
+}
+
 // The order of the legacy stream, in which state() prepares, is not to be had while a stream that it waits for is
 // captured.
 TEST_F(CudaStreams, that_are_captured_go_on_when_a_state_is_asked_for_that_is_not_there_yet) {

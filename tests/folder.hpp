@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -12,16 +13,20 @@
 
 namespace adamant::test {
 
-// Where there is a place for files in memory: thousands of saves are synced.
+// Where there is a place for files in memory, and room: thousands of saves are synced. (A container's may be 64 MB.)
 inline std::filesystem::path in_memory_where_possible() {
+  constexpr std::uintmax_t kEnough = std::uintmax_t{1} << 30;
   std::error_code none;
-  return std::filesystem::is_directory("/dev/shm", none) ? "/dev/shm" : std::filesystem::temp_directory_path();
+  const std::filesystem::space_info space = std::filesystem::space("/dev/shm", none);
+  return !none && space.available >= kEnough ? "/dev/shm" : std::filesystem::temp_directory_path();
 }
+// For what compilers make.
+inline std::filesystem::path on_disk() { return std::filesystem::temp_directory_path(); }
 
 // A folder of its own that is gone after the test.
 class Folder {
  public:
-  explicit Folder(const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+  explicit Folder(const std::filesystem::path& parent = in_memory_where_possible()) {
     std::string name = (parent / "adamant-test-XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) throw std::system_error(errno, std::generic_category(), name);
     path_ = name;

@@ -104,7 +104,7 @@ long begin_of(const std::string& output) {
 TEST(GettingStarted, ends_with_the_same_bits_however_often_the_trainer_is_killed) {
   ASSERT_TRUE(fs::exists(ADAMANT_INSTALLED)) << "ctest installs the library there before this test";
   const Page page = read_page_of_the_repository("docs/getting-started.md");
-  const Folder folder;
+  const Folder folder{on_disk()};
   fs::create_directory_symlink(ADAMANT_INSTALLED, folder.path() / "installed");
   int files = 0;
   std::string commands;
@@ -170,7 +170,7 @@ TEST(GettingStarted, ends_with_the_same_bits_however_often_the_trainer_is_killed
 TEST(GettingStarted, refuses_a_damaged_checkpoint_and_leaves_it_alone) {
   ASSERT_TRUE(fs::exists(ADAMANT_INSTALLED)) << "ctest installs the library there before this test";
   const Page page = read_page_of_the_repository("docs/getting-started.md");
-  const Folder folder;
+  const Folder folder{on_disk()};
   fs::create_directory_symlink(ADAMANT_INSTALLED, folder.path() / "installed");
   std::string commands;
   for (const Block& block : page.blocks) {
@@ -190,7 +190,7 @@ TEST(GettingStarted, has_cmake_in_the_readme_that_configures) {
   for (const Block& block : read_page_of_the_repository("README.md").blocks) {
     if (block.language != "cmake") continue;
     ++count;
-    const Folder folder;
+    const Folder folder{on_disk()};
     std::string code = block.code;
     const std::string source = "GIT_REPOSITORY URL_OF_ADAMANT GIT_TAG COMMIT";
     if (const std::size_t found = code.find(source); found != std::string::npos) {

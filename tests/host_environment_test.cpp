@@ -7,7 +7,6 @@
 #include <cfenv>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <iterator>
 #include <limits>
@@ -22,6 +21,7 @@
 #endif
 
 #include "adamant/adamant.hpp"
+#include "tests/folder.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
 #include "tests/single_tensor.hpp"
@@ -252,16 +252,10 @@ TEST_P(HostEnvironment, changes_nothing_about_a_nan_of_any_payload) {
 // What a checkpoint holds, and what of it is read back: digests, hexadecimal options, subnormals and NaNs of any
 // payload.
 TEST_P(HostEnvironment, changes_no_byte_of_a_checkpoint_and_nothing_that_is_loaded) {
-  std::string name = testing::TempDir() + "/adamant-environment-XXXXXX";
-  ASSERT_NE(::mkdtemp(name.data()), nullptr);
   // Made here: to put paths together, libstdc++ computes in floating point, which may trap.
-  const std::filesystem::path folder = name;
+  const Folder folder;
   const std::filesystem::path one = folder / "one";
   const std::filesystem::path two = folder / "two";
-  const auto bytes = [](const std::filesystem::path& file) {
-    std::ifstream stream(file, std::ios::binary);
-    return std::string(std::istreambuf_iterator<char>(stream), {});
-  };
   for (const TypedCase& c : typed(one_case_per_rule())) {
     const Case method_case = c.method_case.with({{"learning_rate", "0.1"}, {"weight_decay", "1.2345e-310"}});
     with_type(c.type, [&]<typename Real>(Real) {
@@ -292,14 +286,13 @@ TEST_P(HostEnvironment, changes_no_byte_of_a_checkpoint_and_nothing_that_is_load
       }
       ASSERT_FALSE(failed) << method_case.name;
       for (const Seen& seen : after) EXPECT_EQ(seen, before);
-      EXPECT_TRUE(bytes(two) == bytes(one)) << method_case.name;
+      EXPECT_TRUE(contents(two) == contents(one)) << method_case.name;
       ordinary.gradient.fill(other.gradient.values());
       ordinary.optimizer.step();
       EXPECT_TRUE(same_bits(other.everything(), ordinary.everything())) << method_case.name;
       EXPECT_EQ(options(other.optimizer.options()).front().value, "0.1");
     });
   }
-  std::filesystem::remove_all(folder);
 }
 
 TEST_P(HostEnvironment, changes_no_option_that_is_read_from_text_or_written_as_text) {

@@ -131,7 +131,7 @@ const std::string kOptIn = "include/adamant/cuda.hpp";
 
 // What compiles for devices or calls CUDA's runtime, and measurements of it.
 bool may_see_cuda(const Source& source) {
-  static const std::regex kernel(R"(kernels/([a-z_0-9]+\.cuh?|cuda_[a-z_]+\.cpp|cuda_error\.hpp|launch\.hpp))");
+  static const std::regex kernel(R"(kernels/([a-z_0-9]+\.cuh?|cuda_[a-z_]+\.(cpp|hpp)|launch\.hpp))");
   return source.path == kOptIn || source.folder() == "bench" || std::regex_match(source.path, kernel) ||
          source.folder() == "tests";
 }

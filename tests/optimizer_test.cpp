@@ -285,6 +285,19 @@ TEST(Optimizer, a_gradient_can_be_re_pointed_between_steps_also_while_frozen_or_
   EXPECT_TRUE(same_bits(member.gradient.values(), std::vector<float>(kCount, 0.0F)));
 }
 
+TEST(Optimizer, may_zero_an_array_that_was_given_by_its_type_and_not_one_that_was_given_as_const) {
+  std::vector<float> x(3, 1.0F), g(3, 1.0F);
+  const ConstArray writable(static_cast<void*>(g.data()), DataType::float32, 3);
+  const ConstArray read_only(static_cast<const void*>(g.data()), DataType::float32, 3);
+  EXPECT_TRUE(writable.writable());
+  EXPECT_FALSE(read_only.writable());
+  Optimizer optimizer(GradientDescent{.learning_rate = 0.5});
+  optimizer.add({.name = "x", .parameter = x, .gradient = writable, .zero_gradient = true});
+  optimizer.step();
+  EXPECT_EQ(x, std::vector<float>(3, 0.5F));
+  EXPECT_EQ(g, std::vector<float>(3, 0.0F));
+}
+
 TEST(Optimizer, zero_gradients_clears_all_frozen_ones_too_and_nothing_else) {
   Optimizer optimizer(Momentum{});
   const Member a(1), b(2), empty(3, 0);

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "host/safetensors.hpp"
+#include "tests/folder.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
 
@@ -88,7 +89,7 @@ class PyTorchState : public testing::TestWithParam<Case> {
  protected:
   // Its name begins with the case's, by which scripts/make_pytorch_states.py knows it.
   static fs::path saved_file() {
-    return fs::temp_directory_path() / (GetParam().name + "." + std::to_string(::getpid()) + ".safetensors");
+    return in_memory_where_possible() / (GetParam().name + "." + std::to_string(::getpid()) + ".safetensors");
   }
 };
 
@@ -222,7 +223,7 @@ class PyTorchFile : public testing::Test {
     entry.data = std::as_bytes(std::span(&number, 1));
   }
 
-  fs::path path = fs::temp_directory_path() / ("adamant-pytorch-" + std::to_string(::getpid()) + ".safetensors");
+  fs::path path = in_memory_where_possible() / ("adamant-pytorch-" + std::to_string(::getpid()) + ".safetensors");
   std::optional<Model> model;
 };
 

@@ -128,7 +128,7 @@ TEST(Documents, HaveBlocksOfKnownLanguages) {
 TEST(Documents, HaveOnlyExamplesThatCompileAndRun) {
   std::size_t count = 0;
   for (const Page& page : all_pages()) {
-    const Folder folder;
+    const Folder folder{on_disk()};
     for (const Block& block : page.blocks) {
       const std::string path = block.path_of("file");
       if (path.starts_with("include/")) block.write_below(folder.path(), path);
@@ -147,7 +147,7 @@ TEST(Documents, HaveProgramsInCThatCompileAndRun) {
   const std::vector<Block> blocks = all_blocks({"c"});
   EXPECT_GT(blocks.size(), 0U);
   for (const Block& block : blocks) {
-    const Folder folder;
+    const Folder folder{on_disk()};
     block.write_below(folder.path(), "block.c");
     const Outcome made =
         shell(ADAMANT_C " -std=c99 -pedantic -Wall -Wextra -Werror -I" ADAMANT_SOURCE_DIR "/include -c " +
@@ -165,7 +165,7 @@ TEST(Documents, HaveDeviceCodeThatCompilesAndRuns) {
   if (compiler.empty()) GTEST_SKIP() << "this tree has no CUDA backend";
   std::string why_not;
   for (const Block& block : all_blocks({"cuda"})) {
-    const Folder folder;
+    const Folder folder{on_disk()};
     block.write_below(folder.path(), "block.cu");
     const Outcome made =
         shell(compiler + " -std=c++20 -I" ADAMANT_SOURCE_DIR "/include " + folder.file("block.cu") + " -o " +
@@ -184,7 +184,7 @@ TEST(Documents, HaveDeviceCodeThatCompilesAndRuns) {
 
 TEST(Documents, HaveShellCommandsThatBashCanRead) {
   for (const Block& block : all_blocks({"sh"})) {
-    const Folder folder;
+    const Folder folder{on_disk()};
     block.write_below(folder.path(), "block.sh");
     const Outcome outcome = shell("bash -n " + folder.file("block.sh"));
     EXPECT_TRUE(outcome.exit_code == 0 && outcome.err.empty()) << block.place() << outcome.err;
@@ -194,7 +194,7 @@ TEST(Documents, HaveShellCommandsThatBashCanRead) {
 // As the body of a function that is not called, which is parsed and not run.
 TEST(Documents, HaveCMakeThatCMakeCanRead) {
   for (Block& block : all_blocks({"cmake"})) {
-    const Folder folder;
+    const Folder folder{on_disk()};
     block.code = "function(adamant_block)\n" + block.code + "endfunction()\n";
     block.write_below(folder.path(), "block.cmake");
     const Outcome outcome = shell(std::string(ADAMANT_CMAKE) + " -P " + folder.file("block.cmake"));
@@ -205,7 +205,7 @@ TEST(Documents, HaveCMakeThatCMakeCanRead) {
 TEST(Documents, HavePythonThatPythonCanRead) {
   if (!is_installed("python3")) GTEST_SKIP() << "python3 is not installed";
   for (const Block& block : all_blocks({"python"})) {
-    const Folder folder;
+    const Folder folder{on_disk()};
     block.write_below(folder.path(), "block.py");
     const Outcome outcome = shell("python3 -c 'import sys; compile(open(sys.argv[1]).read(), sys.argv[1], \"exec\")' " +
                                   folder.file("block.py"));
@@ -252,7 +252,7 @@ class AddedMethod : public testing::Test {
     ASSERT_GE(patches, 2);
   }
 
-  Folder folder;
+  Folder folder{on_disk()};
 };
 
 TEST_F(AddedMethod, compiles_and_is_one_of_the_methods) {
@@ -347,7 +347,7 @@ TEST(Documents, AreEachReachedFromTheReadme) {
 // --- What finds the blocks and the links is a program too
 
 TEST(Documents, AreReadBlockByBlock) {
-  const Folder folder;
+  const Folder folder{on_disk()};
   std::ofstream(folder.file("page.md"))
       << "text\n```cpp\nint main() {}\n```\n```sh\nint main() {}\n```\n"
          "<!-- fragment -->\n\n```cpp\n#include <span>\noptimizer.step();\n```\n"

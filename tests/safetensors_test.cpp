@@ -27,6 +27,8 @@
 #include <thread>
 #include <utility>
 
+#include "folder.hpp"
+
 // Every request for memory in this program is seen here, so that a test can ask for the largest.
 namespace {
 std::atomic<std::size_t> largest_request{0};
@@ -76,24 +78,13 @@ std::string repeated(const std::string& text, std::size_t count) {
 
 class Safetensors : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = testing::TempDir() + "/adamant-safetensors-XXXXXX";
-    ASSERT_NE(::mkdtemp(name.data()), nullptr) << name;
-    folder_ = name;
-    path_ = folder_ / "file.safetensors";
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   void save(std::string_view bytes) const {
     std::ofstream stream(path_, std::ios::binary);
     stream << bytes;
     ASSERT_TRUE(stream.flush());
   }
 
-  [[nodiscard]] std::string saved() const {
-    std::ifstream stream(path_, std::ios::binary);
-    return {std::istreambuf_iterator<char>(stream), {}};
-  }
+  [[nodiscard]] std::string saved() const { return test::contents(path_); }
 
   [[nodiscard]] std::size_t files_in_folder() const {
     return static_cast<std::size_t>(std::distance(fs::directory_iterator(folder_), {}));
@@ -147,8 +138,9 @@ class Safetensors : public testing::Test {
     }
   }
 
-  fs::path folder_;
-  fs::path path_;
+  const test::Folder own_folder_;
+  const fs::path folder_ = own_folder_.path();
+  const fs::path path_ = folder_ / "file.safetensors";
 };
 
 TEST_F(Safetensors, ReadsBackWhatItWrote) {

@@ -59,6 +59,17 @@ inline std::vector<int> every_storage() {
   return all;
 }
 
+inline std::vector<int> storages_where(bool (*wanted)(const host::StorageTypes& types)) {
+  std::vector<int> all = every_storage();
+  std::erase_if(all, [&](int storage) { return !wanted(host::storages()[static_cast<std::size_t>(storage)]); });
+  return all;
+}
+inline std::vector<int> storages_with_a_master() {
+  return storages_where([](const host::StorageTypes& types) {
+    return types.master == Master::float32 || types.master == Master::remainder;
+  });
+}
+
 inline std::vector<StorageCase> in_every_storage(const std::vector<Case>& cases) {
   std::vector<StorageCase> all;
   for (const Case& c : cases) {
@@ -281,7 +292,7 @@ inline Halves halves_on(Device device, const std::vector<float>& values, Tuning 
   gradient.write(std::vector<float>(values.size(), 0.0F));
   optimizer.set_learning_rate(GroupId{}, 0);
   optimizer.step();
-  const Folder folder(in_memory_where_possible());
+  const Folder folder;
   optimizer.save(folder.file("all"));
   const safetensors::File file = safetensors::File::open(folder.file("all"));
   return {parameter.read(), read_as<std::uint16_t>(file, "x.remainder")};
@@ -339,7 +350,7 @@ class StoredTensor {
       const auto* const master = optimizer.state(id, "master").template as<float>();
       values.assign(master, master + parameter.count());
     } else if constexpr (Storage::Master::kMaster == Master::remainder) {
-      const Folder folder(in_memory_where_possible());
+      const Folder folder;
       optimizer.save(folder.file("all"));
       const auto remainder = read_as<std::uint16_t>(safetensors::File::open(folder.file("all")), "x.remainder");
       for (std::size_t i = 0; i < remainder.size(); ++i) {

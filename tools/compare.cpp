@@ -11,16 +11,20 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <set>
+#include <stdexcept>
 #include <thread>
 
 #include "host/convert.hpp"
 #include "host/device_memory.hpp"
 #include "host/measure.hpp"
+#include "host/method.hpp"
 #include "host/plan.hpp"
 #include "host/reference.hpp"
 #include "host/text.hpp"
 #include "kernels/backend.hpp"
 #include "kernels/narrow.hpp"
+#include "kernels/rule_list.hpp"
 #include "tools/commands.hpp"
 #include "tools/compare.hpp"
 #include "tools/run_options.hpp"
@@ -129,16 +133,21 @@ std::vector<Case> cases_of(const CompareOptions& options) {
   std::vector<Case> cases;
   for (const std::string& method : method_names()) {
     cases.push_back({method, {}});
-    // Every variant that has other states than the defaults.
+    // Every variant.
     const std::vector<Option> all = adamant::options(make_method(method));
     const auto has = [&](std::string_view name) {
       return std::any_of(all.begin(), all.end(), [&](const Option& option) { return option.name == name; });
     };
     if (has("amsgrad")) cases.push_back({method, {{"amsgrad", "true"}}});
     if (has("nesterov")) cases.push_back({method, {{"nesterov", "true"}, {"weight_decay", "0.01"}}});
-    if (has("centered")) cases.push_back({method, {{"centered", "true"}, {"epsilon_placement", "outside_root"}}});
-    if (has("centered")) cases.push_back({method, {{"centered", "true"}, {"momentum", "0.9"}}});
+    if (!has("centered")) continue;
+    cases.push_back({method, {{"centered", "true"}, {"epsilon_placement", "outside_root"}}});
+    cases.push_back({method, {{"momentum", "0.9"}}});
+    cases.push_back({method, {{"centered", "true"}, {"momentum", "0.9"}}});
   }
+  std::set<int> rules;
+  for (const Case& each : cases) rules.insert(host::rule_index(make_method(each.method, each.options)));
+  if (rules.size() != kernels::Rules::kSize) throw std::logic_error("adamant: compare: a variant has no case here");
   return cases;
 }
 

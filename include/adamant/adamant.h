@@ -256,6 +256,12 @@ void adamant_destroy(adamant_optimizer* optimizer);
 adamant_status adamant_add_group(adamant_optimizer* optimizer, const adamant_option* options, size_t option_count,
                                  int32_t* group);
 
+/// How many groups there are: that of adamant_create(), those of adamant_add_group() and those that adamant_load()
+/// added. Their numbers count from 0.
+/// \param optimizer of which
+/// \param count where it goes
+adamant_status adamant_group_count(const adamant_optimizer* optimizer, int32_t* count);
+
 /// Adds a tensor. Its state is zero and its step count 0; it takes part from the next step on.
 /// \param optimizer to which
 /// \param tensor name, shape and struct are copied; the arrays stay the caller's

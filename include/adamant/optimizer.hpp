@@ -31,16 +31,18 @@ struct TensorSpec {
   Array parameter = {};      ///< updated in place
   ConstArray gradient = {};  ///< as many elements as `parameter`; read by every step
   GroupId group = {};        ///< whose options it follows
-  /// The parameter's dimensions, row-major, for checkpoints only; empty when it is not known to have any but its count.
+  /// The parameter's dimensions, row-major, at most 64, for checkpoints only; empty when it is not known to have any
+  /// but its count.
   std::vector<std::int64_t> shape = {};
   /// The type of the states; when not given float64 for a float64 parameter and float32 for all others.
   std::optional<DataType> state_type = {};
   /// Where full precision is kept for a parameter of 16 bits. A master belongs to the Optimizer, which makes it from
-  /// the parameter in the first prepare() or step() after add(), in the order of that call's stream; from then on the
-  /// parameter is written and never read.
+  /// the parameter in the first prepare() or step() after add(), in the order of that call's stream; what anybody else
+  /// writes to the parameter after that is lost.
   Master master = Master::automatic;
-  /// An array of 16 bits to which every step also writes the parameter, rounded, for a forward pass that reads it; of a
-  /// float32 parameter with float32 states only. As the parameter, it may overlap no other buffer.
+  /// An array of 16 bits, of as many elements as `parameter`, to which every step also writes the parameter, rounded,
+  /// for a forward pass that reads it; of a float32 parameter with float32 states only. As the parameter, it may
+  /// overlap no other buffer. Empty, or an empty vector: none is written.
   Array copy = {};
   /// Whether every step sets the gradient to zero when it has been used, a skipped step too. Such a gradient may
   /// overlap no other.
@@ -57,9 +59,10 @@ struct TensorSpec {
 /// A moved-from Optimizer may only be destroyed or assigned to. One object is used by one thread at a time; different
 /// objects may be used by different threads. A call that throws has changed nothing, no parameter, state, step count or
 /// option, but for CudaError and DurabilityUnsure where their texts say what. Mistakes of the caller throw
-/// `std::invalid_argument`. Calls that take a stream take effect in the order of that stream; the CPU backend ignores
-/// the stream and has finished when the call returns. In a child made by fork() a prepared Optimizer may be saved and
-/// no more: the threads of a parallel step() stay with the parent.
+/// `std::invalid_argument`. Calls that take a stream take effect in the order of that stream: give setters the stream
+/// of step(), because `nullptr`, CUDA's legacy default stream, is not ordered with one made with
+/// `cudaStreamNonBlocking`. The CPU backend ignores the stream and has finished when the call returns. In a child made
+/// by fork() a prepared Optimizer may be saved and no more: the threads of a parallel step() stay with the parent.
 class ADAMANT_API Optimizer {
  public:
   /// An optimizer whose first group, `GroupId{}`, has the options of `method`.
@@ -73,8 +76,13 @@ class ADAMANT_API Optimizer {
   Optimizer(Optimizer&&) noexcept;             ///< takes over tensors, states and plan
   Optimizer& operator=(Optimizer&&) noexcept;  ///< \copydoc Optimizer(Optimizer&&)
 
-  /// Adds a group with its own options, of the same method and variant as the constructor's.
+  /// Adds a group with its own options, of the same method and variant as the constructor's. It takes over none of the
+  /// first group's: a learning rate that is not given is the method's default.
+  /// \throws std::invalid_argument for an option out of range, another method or another variant
   GroupId add_group(Method options);
+
+  /// The groups, in the order they were added: the constructor's, those of add_group() and those that load() added.
+  std::vector<GroupId> groups() const;
 
   /// Adds a tensor. Its state is zero and its step count 0; it takes part from the next step on.
   /// \throws std::invalid_argument naming tensor, field, value and allowed range: an empty or taken name, a null or
@@ -83,8 +91,9 @@ class ADAMANT_API Optimizer {
   ///   elements
   TensorId add(TensorSpec tensor);
 
-  /// Removes a tensor and its state. The memory goes back when the last of the tensors that were prepared together is
-  /// removed.
+  /// Removes a tensor and its state. Steps that are on their way still take it along; a graph that was captured before
+  /// may not be replayed any more. The memory goes back when the last of the tensors that were prepared together is
+  /// removed, behind all steps that use it.
   void remove(TensorId tensor);
 
   /// The tensor of that name. \throws std::invalid_argument when there is none
@@ -93,11 +102,12 @@ class ADAMANT_API Optimizer {
   /// The tensors, in the order they were added.
   std::vector<TensorId> tensors() const;
 
-  /// What add() was given, with later changes of gradient and group.
+  /// What add() was given, with later changes of gradient and group; valid until the tensor is removed.
   const TensorSpec& tensor(TensorId tensor) const;
 
-  /// Leaves a tensor, its state and its step count as they are in the steps to come. A graph that was captured before
-  /// goes on stepping it. \throws std::invalid_argument when `stream` is being captured
+  /// Leaves a tensor, its state and its step count as they are in the steps to come, and its gradient too, also where
+  /// it has `zero_gradient`: what a backward pass adds up meanwhile is there in the first step after thaw(). A graph
+  /// that was captured before goes on stepping it. \throws std::invalid_argument when `stream` is being captured
   void freeze(TensorId tensor, Stream stream = nullptr);
   /// Ends freeze(). \throws std::invalid_argument when `stream` is being captured
   void thaw(TensorId tensor, Stream stream = nullptr);
@@ -119,15 +129,19 @@ class ADAMANT_API Optimizer {
   /// The options of a group, valid until the next add_group() or load().
   const Method& options(GroupId group = {}) const;
 
-  /// Replaces the options of a group; method and variant must stay.
+  /// Replaces the options of one group, no other group's; method and variant must stay. In force for every step that
+  /// comes after it in `stream`. In a stream that is being captured it becomes a node of the graph, which sets these
+  /// options with every replay; options() has them from now on.
+  /// \throws std::invalid_argument for a group that does not exist, an option out of range, another method or variant
   void set_options(GroupId group, Method options, Stream stream = nullptr);
 
-  /// Sets one option of a group by name.
+  /// Sets one option of a group by the name that options() of method.hpp lists, as set_options() does.
+  /// \throws std::invalid_argument also for a name that the method does not have
   void set_option(GroupId group, std::string_view option, double value, Stream stream = nullptr);
   /// \copydoc set_option
   void set_option(GroupId group, std::string_view option, std::string_view value, Stream stream = nullptr);
 
-  /// Sets eta of a group, the option that changes most.
+  /// Sets eta of one group, the option that changes most, as set_options() does. \param learning_rate >= 0, finite
   void set_learning_rate(GroupId group, double learning_rate, Stream stream = nullptr);
 
   /// What every step does to gradients: their scale, clipping, what becomes of one that is not finite. Turning on what
@@ -201,19 +215,22 @@ class ADAMANT_API Optimizer {
   ///   another's with a state's name behind it ("w" and "w.exp_avg"), or 100 MB of them all together
   void save(const std::filesystem::path& path, SaveOptions what = {}, Stream stream = nullptr);
 
-  /// Reads a checkpoint: the other way round (call set_control() before: turning on a loss scale after it begins that
-  /// anew, and what else set_control() was given is not in the file; with `clip_norm` the norm's last bits follow the
-  /// order in which tensors were added), by name, in whatever order the tensors were added. Groups that it has
-  /// beyond those there are get added; the options of the others are replaced. Parameters are read when the file has
-  /// them. All of the file is checked before anything is changed; on a CUDA device what is overwritten is kept in host
-  /// memory until all is there, and put back should the device fail. Waits for what comes before it in `stream`. It is
+  /// Reads a checkpoint into this Optimizer, whose tensors are found by name, in whatever order they were added.
+  ///
+  /// Call set_control() before it: of that, a file has the loss scale, which turning one on afterwards begins anew, and
+  /// the seed, which set_control() replaces; nothing else. Options are replaced by the file's, and groups that it has
+  /// beyond those there are get added. Parameters are read when the file has them. (With `clip_norm` the norm's last
+  /// bits follow the order in which tensors were added.)
+  ///
+  /// All of the file is checked before anything is changed; on a CUDA device what is overwritten is kept in host memory
+  /// until all is there, and put back should the device fail. Waits for what comes before it in `stream`. The file is
   /// mapped and must not be changed meanwhile: one that is cut short in place ends the process with SIGBUS (save()
   /// never does that to a file, it replaces it).
   ///
   /// A file without adamant's metadata is taken for the state of a PyTorch optimizer: arrays NAME.exp_avg and so on,
   /// step counts from NAME.step (docs/pytorch.md); a parameter without states is one that has not been stepped.
-  /// Options, groups and freezes then stay as they are. \throws NotLoaded with a list of all that differs: method,
-  /// states, options out of range, tensors missing or extra
+  /// Options, groups and freezes then stay as they are.
+  /// \throws NotLoaded with a list of all that differs: method, states, options out of range, tensors missing or extra
   ///   (see LoadOptions), types, shapes, digests
   void load(const std::filesystem::path& path, const LoadOptions& allowed = {}, Stream stream = nullptr);
 
@@ -222,9 +239,9 @@ class ADAMANT_API Optimizer {
 
   /// Where the tensors live and the steps run.
   Device device() const;
-  /// The instruction set that the CPU backend uses.
+  /// The instruction set that the CPU backend uses; `baseline` on a CUDA device.
   SimdLevel simd() const;
-  /// The threads that the CPU backend uses.
+  /// The threads that the CPU backend uses at most; on a CUDA device nothing uses them.
   int threads() const;
 
  private:

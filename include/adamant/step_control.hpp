@@ -24,7 +24,7 @@ enum class NonFinite : std::uint8_t {
 /// one by `growth`, unless that would be infinite. The loss is to be multiplied by what Optimizer::loss_scale() points
 /// to; the gradients are divided by it.
 struct LossScale {
-  double initial = 65536.0;             ///< > 0, as a float32
+  double initial = 65536.0;             ///< > 0, as a float32, and so is its inverse
   double growth = 2.0;                  ///< > 1
   double backoff = 0.5;                 ///< in (0, 1)
   std::int32_t growth_interval = 2000;  ///< >= 1
@@ -34,7 +34,7 @@ struct LossScale {
 /// multiplied by the sign of `maximize` and what the norm asks for, all of it one factor that is rounded once; they are
 /// clipped by value. None of it changes the gradients in memory.
 struct StepControl {
-  /// The gradients are so many times too large. > 0, finite
+  /// The gradients are so many times too large. > 0, finite; its inverse, as a float32, is neither 0 nor infinite
   double gradient_scale = 1.0;
   /// The same as a float32 in device memory that is read by every step, as GradScaler has it; then gradient_scale is 1.
   /// A value there that is not positive and finite makes the step one with a gradient that is not finite.
@@ -53,7 +53,8 @@ struct StepControl {
   std::optional<LossScale> loss_scale = {};
   /// Whether the global norm is to be taken for StepReport even where nothing else needs it.
   bool measure_norm = false;
-  /// What the random bits of stochastic rounding come from.
+  /// What the random bits of stochastic rounding come from. load() takes the file's; a set_control() after it must be
+  /// given that one (`optimizer.control().seed`) where the run is to go on with the bits it would have had.
   std::uint64_t seed = 0;
 };
 

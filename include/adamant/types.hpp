@@ -154,13 +154,16 @@ class ConstArray {
   template <detail::ElementRange Range>
   ConstArray(Range&& range)  // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
       : ConstArray(std::ranges::data(range), std::ranges::size(range)) {}
-  /// The same elements, only to be read.
+  /// The same elements.
   ConstArray(const Array& array)  // NOLINT(google-explicit-constructor)
       : data_(array.data()), count_(array.count()), type_(array.type()), writable_(true) {}
   /// An array whose type is known only at run time.
   template <std::integral Count>
   ConstArray(const void* data, DataType type, Count count)
       : data_(data), count_(detail::to_count(count)), type_(type) {}
+  /// \copydoc ConstArray(const void*, DataType, Count)
+  template <std::integral Count>
+  ConstArray(void* data, DataType type, Count count) : ConstArray(Array(data, type, count)) {}
 
   /// First element.
   const void* data() const { return data_; }

@@ -1,0 +1,68 @@
+// Who uses which memory: tensors whose buffers overlap where they must not are refused.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "adamant/optimizer.hpp"
+
+namespace adamant::host {
+
+// An address range.
+struct Buffer {
+  std::uintptr_t begin = 0;
+  std::uintptr_t end = 0;
+  bool empty() const { return begin == end; }
+  bool overlaps(const Buffer& other) const {
+    return !empty() && !other.empty() && begin < other.end && other.begin < end;
+  }
+};
+
+// The buffers of an Optimizer's tensors, and its states. Ids of tensors count up. A TensorSpec that was inserted stays
+// where it is until it is erased.
+class Buffers {
+ public:
+  // Throws std::invalid_argument where a new tensor's buffers overlap what they must not.
+  void check(const TensorSpec& spec) const;
+  // The same for another gradient of a tensor that is there.
+  void check_gradient(std::int64_t id, const TensorSpec& spec, const ConstArray& gradient) const;
+
+  // What throws std::bad_alloc has changed nothing.
+  void insert(std::int64_t id, const TensorSpec& spec);
+  void set_gradient(std::int64_t id, const ConstArray& gradient);
+  void erase(std::int64_t id);
+
+  // Memory that holds states of the Optimizer, for as long as it is there. After make_room() it cannot throw.
+  void make_room_for_states();
+  void insert_states(const std::shared_ptr<std::byte>& memory, std::int64_t bytes);
+
+ private:
+  struct Parameter {  // or the copy of one
+    std::uintptr_t end;
+    const TensorSpec* tensor;
+  };
+  struct Gradient {
+    std::int64_t id;
+    Buffer buffer;
+    const TensorSpec* tensor;
+  };
+  struct States {
+    Buffer buffer;
+    std::weak_ptr<std::byte> memory;
+  };
+
+  std::vector<Gradient>::iterator gradient_of(std::int64_t id);
+  void check_against_parameters_and_states(std::string_view tensor, std::string_view field, const Buffer& buffer) const;
+  void check_against_gradients(std::string_view tensor, const Buffer& parameter) const;
+  void check_zeroed(std::int64_t id, const TensorSpec& spec, const Buffer& gradient) const;
+
+  std::map<std::uintptr_t, Parameter> parameters_;  // by where they begin; disjoint, none empty
+  std::vector<Gradient> gradients_;                 // by id; may overlap: a scan of them is one of contiguous memory
+  std::int64_t zeroed_ = 0;                         // of the gradients, those that are zeroed
+  std::vector<States> states_;
+};
+
+}  // namespace adamant::host

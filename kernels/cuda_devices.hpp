@@ -1,0 +1,16 @@
+// Which CUDA devices there are.
+#pragma once
+
+#include <string>
+
+namespace adamant::kernels {
+
+std::string device_name(int index);
+
+// Throws Unavailable, saying why, where there is no such device.
+void check_device(int index);
+
+// "9.0"
+std::string compute_capability(int index);
+
+}  // namespace adamant::kernels

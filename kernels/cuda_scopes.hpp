@@ -1,0 +1,93 @@
+// What holds for as long as an object of these lives. cuda_error.hpp says how failures are told.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <new>
+
+#include "kernels/cuda_error.hpp"
+
+#define ADAMANT_CUDA(call, what) ::adamant::kernels::check(call, #call, what)
+
+namespace adamant::kernels {
+
+// Makes a device current and puts back the one that was.
+class OnDevice {
+ public:
+  explicit OnDevice(int index) : index_(index) {
+    ADAMANT_CUDA(cudaGetDevice(&before_), "asking for the current device");
+    if (before_ != index_) ADAMANT_CUDA(cudaSetDevice(index_), "making the optimizer's device current");
+  }
+  // For what gives memory back, which has nobody to tell of a failure and goes on as well as it can.
+  OnDevice(int index, std::nothrow_t /*anyway*/) noexcept : before_(index), index_(index) {
+    const bool known = cudaGetDevice(&before_) == cudaSuccess;
+    if (!known) before_ = index_;
+    if (!known || before_ != index_) cudaSetDevice(index_);
+  }
+  ~OnDevice() {
+    if (before_ != index_ && cudaSetDevice(before_) != cudaSuccess) cudaGetLastError();
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+  int index_;
+};
+
+// For what has nobody to tell of its failures: they are forgotten, but not an error that somebody else left behind.
+class Quietly {
+ public:
+  ~Quietly() {
+    if (nothing_left_behind_) cudaGetLastError();
+  }
+  Quietly() = default;
+  Quietly(const Quietly&) = delete;
+  Quietly& operator=(const Quietly&) = delete;
+
+ private:
+  bool nothing_left_behind_ = cudaPeekAtLastError() == cudaSuccess;
+};
+
+// Lets this thread allocate, and wait for a stream that is not captured, while some thread captures another.
+class CaptureElsewhere {
+ public:
+  CaptureElsewhere() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~CaptureElsewhere() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  CaptureElsewhere(const CaptureElsewhere&) = delete;
+  CaptureElsewhere& operator=(const CaptureElsewhere&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+// Host memory that a stream copies to or from must stay until the copies have ended, also where something fails in
+// between: declared behind that memory, this waits for them before it goes.
+class Copies {
+ public:
+  explicit Copies(cudaStream_t stream) : stream_(stream) {}
+  ~Copies() {
+    if (ended_) return;
+    const Quietly quietly;
+    const CaptureElsewhere allowed;
+    cudaStreamSynchronize(stream_);
+  }
+  Copies(const Copies&) = delete;
+  Copies& operator=(const Copies&) = delete;
+
+  void add(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, const char* what) {
+    if (bytes > 0) ADAMANT_CUDA(cudaMemcpyAsync(to, from, bytes, kind, stream_), what);
+  }
+  void wait(const char* what) {
+    const CaptureElsewhere allowed;
+    ADAMANT_CUDA(cudaStreamSynchronize(stream_), what);
+    ended_ = true;
+  }
+
+ private:
+  cudaStream_t stream_;
+  bool ended_ = false;
+};
+
+}  // namespace adamant::kernels
