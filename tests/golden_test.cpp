@@ -329,7 +329,7 @@ TEST(PyTorchResults, AreJudgedByReplayAsTheyAreHere) {
     const st::File file = st::File::open(golden.path);
     const tools::Replayed ours = replayed(golden, DataType::float32);
     const tools::Replayed path = replayed(golden, DataType::float64);
-    const tools::Comparison comparison = tools::compare(ours, path, golden.path, kStateTolerance);
+    const tools::ReplayComparison comparison = tools::compare(ours, path, golden.path, kStateTolerance);
     const Spread mine = spread(ours.parameter, doubles(file, "param"), doubles(file, "param_path_max"));
     const Spread theirs = spread(doubles(file, "param_f32"), doubles(file, "param"), doubles(file, "param_path_max"));
     ASSERT_EQ(comparison.figures.size(), 2 + ours.states.size());

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -23,34 +24,35 @@ namespace fs = std::filesystem;
 
 struct Source {
   std::string path;  // from the project's root
-  std::string code;  // without comments; line breaks kept
+  std::string code;  // without comments and the text of literals; line breaks kept
   std::string folder() const { return path.substr(0, path.find('/')); }
   std::string extension() const { return fs::path(path).extension().string(); }
 };
 
-// Blanks out comments, and the text of literals when asked to.
-enum class Literals { keep, blank };
-std::string without_comments(const std::string& text, Literals literals) {
+// Blanks out comments and the text of literals.
+std::string code_of(const std::string& text) {
   std::string code = text;
   std::size_t i = 0;
   const auto blank = [&](std::size_t end) {
-    for (; i < end; ++i) {
+    for (; i < std::min(end, text.size()); ++i) {
       if (code[i] != '\n') code[i] = ' ';
     }
   };
+  const auto is_include = [&] { return text.compare(text.rfind('\n', i) + 1, 8, "#include") == 0; };
   while (i < text.size()) {
+    const char quote = text[i];
     if (text.compare(i, 2, "//") == 0) {
-      blank(std::min(text.find('\n', i), text.size()));
+      blank(text.find('\n', i));
     } else if (text.compare(i, 2, "/*") == 0) {
-      blank(std::min(text.find("*/", i), text.size() - 2) + 2);
-    } else if (text[i] == '"' && text.compare(text.rfind('\n', i) + 1, 8, "#include") != 0) {
+      blank(text.find("*/", i) + 2);
+    } else if ((quote == '"' && !is_include()) ||
+               // Not one between the digits of a number.
+               (quote == '\'' && i > 0 && std::isalnum(static_cast<unsigned char>(text[i - 1])) == 0)) {
       std::size_t end = i + 1;
-      while (end < text.size() && text[end] != '"' && text[end] != '\n') end += text[end] == '\\' ? 2 : 1;
-      if (literals == Literals::blank) {
-        ++i;
-        blank(std::min(end, text.size()));
-      }
-      i = end + 1;
+      while (end < text.size() && text[end] != quote && text[end] != '\n') end += text[end] == '\\' ? 2 : 1;
+      ++i;
+      blank(end);
+      ++i;
     } else {
       ++i;
     }
@@ -74,8 +76,7 @@ const std::vector<Source>& sources() {
       if (!fs::exists(root / folder)) continue;
       for (const auto& entry : fs::recursive_directory_iterator(root / folder)) {
         if (!entry.is_regular_file() || !extensions.contains(entry.path().extension().string())) continue;
-        list.push_back(
-            {fs::relative(entry.path(), root).generic_string(), without_comments(read(entry.path()), Literals::blank)});
+        list.push_back({fs::relative(entry.path(), root).generic_string(), code_of(read(entry.path()))});
       }
     }
     std::sort(list.begin(), list.end(), [](const Source& a, const Source& b) { return a.path < b.path; });
@@ -300,6 +301,53 @@ TEST(Rules, use_no_function_whose_result_differs_between_machines) {
     EXPECT_FALSE(std::regex_search(source.code, call)) << source.path << " calls `remainder`";
   }
   expect_none_of(list, forbidden, "only + - * / and square_root() are the same everywhere");
+}
+
+// Types at the level of a namespace that has a name, or of none, each with its namespace: what a program has once.
+std::vector<std::string> types_of(const Source& source) {
+  static const std::regex opens_namespace(R"(namespace\s*([\w:]*)\s*$)");
+  static const std::regex opens_type(
+      R"((?:struct|class|enum class)\s+(?:\[\[[^\]]*\]\]\s*|ADAMANT_API\s+|alignas\([^)]*\)\s*)*(\w+)(?:\s+final)?(?:\s*:[^:].*)?\s*$)");
+  std::vector<std::string> types;
+  std::vector<std::string> scopes;  // the names of namespaces, "{" for everything else
+  std::size_t begin = 0;            // of what may open a scope
+  for (std::size_t i = 0; i < source.code.size(); ++i) {
+    const char character = source.code[i];
+    if (character == '{') {
+      const std::string before = source.code.substr(begin, i - begin);
+      const bool in_namespaces = std::find(scopes.begin(), scopes.end(), "{") == scopes.end();
+      std::smatch found;
+      if (std::regex_search(before, found, opens_namespace)) {
+        scopes.push_back(found[1].length() > 0 ? found[1].str() + "::" : "{");  // one without a name is a file's own
+      } else {
+        if (in_namespaces && std::regex_search(before, found, opens_type) &&
+            before.find("template <>") == std::string::npos && found[1] != "Step") {
+          std::string name;
+          for (const std::string& scope : scopes) name += scope;
+          types.push_back(name + found[1].str());
+        }
+        scopes.push_back("{");
+      }
+    }
+    if (character == '}' && !scopes.empty()) scopes.pop_back();
+    if (character == ';' || character == '{' || character == '}') begin = i + 1;
+  }
+  return types;
+}
+
+// Two types of one name are one to the linker, which takes the destructor of either for both.
+TEST(Layers, give_no_two_types_the_same_name) {
+  std::map<std::string, std::string> places;
+  for (const Source& source : sources()) {
+    if (source.folder() == "tests" || source.folder() == "examples" || source.extension() == ".h") continue;
+    for (const std::string& type : types_of(source)) {
+      const auto [there, is_new] = places.emplace(type, source.path);
+      EXPECT_TRUE(is_new || there->second == source.path)
+          << type << " is defined in " << there->second << " and in " << source.path;
+    }
+  }
+  EXPECT_TRUE(places.contains("adamant::Optimizer") && places.contains("adamant::tools::ReplayComparison"));
+  EXPECT_GT(places.size(), 100U);
 }
 
 TEST(Library, neither_prints_nor_ends_the_process_nor_reads_the_environment) {

@@ -206,7 +206,7 @@ struct ReplayOptions : RunOptions {
   double tolerance = kStateTolerance;
 };
 
-nlohmann::json to_json(const Comparison& comparison) {
+nlohmann::json to_json(const ReplayComparison& comparison) {
   nlohmann::json figures = nlohmann::json::array();
   for (const auto& figure : comparison.figures) {
     figures.push_back({{"tensor", figure.name},
@@ -243,7 +243,7 @@ bool run(ReplayOptions options) {
   nlohmann::json report{{"environment", environment()},         {"trace", options.trace},     {"method", name(method)},
                         {"options", describe(method)},          {"device", facts_of(device)}, {"dtype", options.type},
                         {"parameters", trace.parameter.size()}, {"steps", trace.steps},       {"storage", types}};
-  std::optional<Comparison> comparison;
+  std::optional<ReplayComparison> comparison;
   if (!options.expect.empty()) {
     const Replayed path = replay(trace, method, Device::cpu(), options.tuning(), DataType::float64, on_step);
     comparison = compare(result, path, options.expect, options.tolerance);
@@ -305,16 +305,16 @@ void write(const std::filesystem::path& path, const Replayed& result, const Meth
             {{"method", std::string(name(method))}, {"options", describe(method)}, {"steps", std::to_string(steps)}});
 }
 
-bool Comparison::passed() const {
+bool ReplayComparison::passed() const {
   return std::all_of(figures.begin(), figures.end(), [](const Figure& figure) { return figure.passed(); });
 }
 
-Comparison compare(const Replayed& result, const Replayed& path, const std::filesystem::path& expected_path,
-                   double tolerance) {
+ReplayComparison compare(const Replayed& result, const Replayed& path, const std::filesystem::path& expected_path,
+                         double tolerance) {
   const st::File file = st::File::open(expected_path);
   const std::size_t n = result.parameter.size();
   const std::vector<double> expected = read_expected(file, "param", n);
-  Comparison comparison;
+  ReplayComparison comparison;
   const bool has_yardstick = file.find("param_f32") != nullptr && file.find("param_path_max") != nullptr;
   if (has_yardstick && result.type == DataType::float32) {
     const std::vector<double> pytorch = read_expected(file, "param_f32", n);

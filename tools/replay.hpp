@@ -53,7 +53,7 @@ Replayed replay(const Trace& trace, const Method& method, Device device, const T
 // one.
 void write(const std::filesystem::path& path, const Replayed& result, const Method& method, std::int64_t steps);
 
-struct Comparison {
+struct ReplayComparison {
   struct Figure {
     std::string name;  // "param", or a state
     double value;      // what was measured
@@ -71,7 +71,7 @@ struct Comparison {
 // to the larger of |state| and the element's largest |gradient| (squared where the state is) or, where a state takes up
 // more than the gradient, to what the element has been at its largest. `path` is the same replay in float64, from which
 // that is known.
-Comparison compare(const Replayed& result, const Replayed& path, const std::filesystem::path& expected,
-                   double tolerance);
+ReplayComparison compare(const Replayed& result, const Replayed& path, const std::filesystem::path& expected,
+                         double tolerance);
 
 }  // namespace adamant::tools
