@@ -2,6 +2,7 @@
 // against the float32 run, one step of every combination against the textbook, and the traps that other libraries fell
 // into. That a device gives the same bits is said by the tests of devices; random rounding has a file of its own.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <bit>
@@ -446,6 +447,68 @@ TEST_P(EveryStorage, has_the_same_bits_whether_or_not_the_loops_ask_memory_ahead
       }
     }
   });
+}
+
+// Address space, of which the pages that are touched become memory.
+class Reserved {
+ public:
+  explicit Reserved(std::int64_t floats) : bytes_(static_cast<std::size_t>(floats) * sizeof(float)) {
+    void* const memory =
+        ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    data_ = memory == MAP_FAILED ? nullptr : static_cast<float*>(memory);
+  }
+  ~Reserved() {
+    if (data_ != nullptr) ::munmap(data_, bytes_);
+  }
+  Reserved(const Reserved&) = delete;
+  Reserved& operator=(const Reserved&) = delete;
+  float* data() const { return data_; }
+
+ private:
+  std::size_t bytes_;
+  float* data_ = nullptr;
+};
+
+TEST(Trap01Indexing, loops_of_every_simd_level_find_elements_across_2_to_the_31_and_2_to_the_32) {
+  constexpr std::int64_t kCount = 4096;
+  constexpr std::int64_t kMost = (std::int64_t{1} << 32) + kCount;
+  const Method method = Adam{};
+  const int rule = host::rule_index(method);
+  const int storage = *host::find_storage({DataType::float32, DataType::float32, DataType::float32, Master::none});
+  const kernels::Scalars scalars = host::scalars_at_step(rule, storage, method, 3);
+  const kernels::Decision decision{.gradient_factor = 1.0, .clip_value = 10.0, .skip = false};
+  const std::vector<float> values = spread_values<float>(kCount, 1, -4, 1);
+  for (const host::UpdateTable& table : host::update_tables()) {
+    const Reserved arrays[4] = {Reserved(kMost), Reserved(kMost), Reserved(kMost), Reserved(kMost)};
+    kernels::TensorRow row{};
+    row.parameter = arrays[0].data();
+    row.gradient = arrays[1].data();
+    row.state[0] = arrays[2].data();
+    row.state[1] = arrays[3].data();
+    row.count = kMost;
+    for (const Reserved& array : arrays) ASSERT_NE(array.data(), nullptr);
+    const auto after = [&](std::int64_t first) {
+      for (const Reserved& array : arrays) std::copy(values.begin(), values.end(), array.data() + first);
+      for (std::int64_t i = first; i < first + kCount; ++i) arrays[3].data()[i] = std::abs(arrays[3].data()[i]);
+      const auto loop = static_cast<std::size_t>(rule) * kernels::Storages::kSize + static_cast<std::size_t>(storage);
+      table.functions[loop](row, first, kCount,
+                            {.scalars = scalars,
+                             .decision = decision,
+                             .gradient_sign = 1.0,
+                             .random = {{{1, 2}}, 3, 4},
+                             .asks_ahead = table.asks_ahead});
+      std::vector<std::vector<float>> all;
+      for (const Reserved& array : arrays) all.emplace_back(array.data() + first, array.data() + first + kCount);
+      return all;
+    };
+    const auto at_the_beginning = after(0);
+    EXPECT_NE(at_the_beginning[0], values);
+    for (const int power : {31, 32}) {
+      // Half of the elements before that number, half behind it: where an index of 32 bits would begin anew.
+      EXPECT_EQ(after((std::int64_t{1} << power) - kCount / 2), at_the_beginning)
+          << name(table.level) << ", 2^" << power;
+    }
+  }
 }
 
 // --- Masters and remainders: the float32 run
