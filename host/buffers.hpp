@@ -35,7 +35,8 @@ class Buffers {
   void set_gradient(std::int64_t id, const ConstArray& gradient);
   void erase(std::int64_t id);
 
-  // Memory that holds states of the Optimizer, for as long as it is there. After make_room() it cannot throw.
+  // Memory that holds states of the Optimizer, for as long as it is there. After make_room_for_states() it
+  // cannot throw.
   void make_room_for_states();
   void insert_states(const std::shared_ptr<std::byte>& memory, std::int64_t bytes);
 

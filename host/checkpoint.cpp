@@ -394,10 +394,8 @@ class Reader {
     const auto good = number(std::string(kGoodSteps), std::numeric_limits<std::int32_t>::max() - 1);
     const auto skipped = number(std::string(kSkippedSteps), kMostSteps);
     if (text == nullptr || !good || !skipped) return;
-    const bool is_hexadecimal = text->starts_with(kHexadecimal);
-    const auto scale = from_text<double>(std::string_view(*text).substr(is_hexadecimal ? kHexadecimal.size() : 0),
-                                         std::chars_format::hex);
-    if (!is_hexadecimal || !scale ||
+    const std::optional<double> scale = number_from_text(*text);
+    if (!text->starts_with(kHexadecimal) || !scale ||
         !(*scale >= 0.0 && *scale <= static_cast<double>(std::numeric_limits<float>::max()))) {
       differences_.add("the file's " + in_quotes(kLossScale) + " is " + in_quotes(*text) +
                        "; allowed: hexadecimal floats from 0 to the largest float32");

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 
 #include "host/floating_point.hpp"
@@ -17,7 +18,6 @@
 namespace adamant {
 namespace {
 
-using host::from_text;
 using host::in_quotes;
 using host::to_text;
 
@@ -48,14 +48,7 @@ void for_each_field(Options& options, const Visit& visit) {
 
 // Sets the field from a text or a number; says whether the value is one for a field of that type.
 bool assign(double& field, std::string_view text) {
-  // As C and Python write it, a sign stands before the 0x: -0.0 is a value that options may have.
-  const bool negative = text.starts_with('-');
-  const std::string_view unsigned_text = text.substr(negative ? 1 : 0);
-  const bool hexadecimal = unsigned_text.starts_with(host::kHexadecimal);
-  const std::string_view digits = hexadecimal ? unsigned_text.substr(host::kHexadecimal.size()) : text;
-  if (hexadecimal && digits.starts_with('-')) return false;
-  auto number = hexadecimal ? from_text<double>(digits, std::chars_format::hex) : from_text<double>(digits);
-  if (number && hexadecimal && negative) number = -*number;
+  const std::optional<double> number = host::number_from_text(text);
   if (number) field = *number;
   return number.has_value();
 }

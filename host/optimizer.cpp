@@ -329,6 +329,7 @@ Optimizer::Optimizer(Method method, Device device, Tuning tuning, Allocator allo
     tuning.simd = table->level;
     backend = host::make_cpu_backend(rule, *table, tuning.threads, allocator);
   } else {
+    tuning.simd.reset();
     if (device.index < 0) refuse("device cuda:" + to_text(device.index) + ": an index counts from 0");
     backend = kernels::make_cuda_backend(device.index, rule, allocator);
   }

@@ -1,6 +1,7 @@
 #include "host/reference.hpp"
 
 #include <cmath>
+#include <optional>
 #include <stdexcept>
 
 #include "host/text.hpp"
@@ -48,10 +49,7 @@ const std::map<std::string, std::map<std::string, double>, std::less<>> kDefault
 double parse(const std::string& name, const std::string& text) {
   if (text == "true" || text == "outside_root") return 1;
   if (text == "false" || text == "inside_root") return 0;
-  const bool hexadecimal = text.starts_with("0x");
-  const auto number =
-      hexadecimal ? host::from_text<double>(text.substr(2), std::chars_format::hex) : host::from_text<double>(text);
-  if (number) return *number;
+  if (const std::optional<double> number = host::number_from_text(text)) return *number;
   throw std::invalid_argument("reference: option " + name + " = " + host::in_quotes(text) + " is not a value");
 }
 

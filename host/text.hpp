@@ -28,6 +28,18 @@ std::optional<Number> from_text(std::string_view text, Format... format) {
 
 inline constexpr std::string_view kHexadecimal = "0x";
 
+// The number that the whole of `text` spells, in decimal or as hexadecimal_text() does.
+inline std::optional<double> number_from_text(std::string_view text) {
+  // As C and Python write it, a sign stands before the 0x: -0.0 is a value that options may have.
+  const bool is_negative = text.starts_with('-');
+  std::string_view digits = text.substr(is_negative ? 1 : 0);
+  if (!digits.starts_with(kHexadecimal)) return from_text<double>(text);
+  digits.remove_prefix(kHexadecimal.size());
+  if (digits.starts_with('-')) return std::nullopt;
+  const std::optional<double> number = from_text<double>(digits, std::chars_format::hex);
+  return number && is_negative ? -*number : number;
+}
+
 // "0x1.999999999999ap-4", exactly the number, as C, Python and make_method() read it.
 inline std::string hexadecimal_text(double number) {
   char buffer[64];

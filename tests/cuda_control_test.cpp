@@ -93,6 +93,30 @@ TEST_F(CudaControl, gives_the_bits_of_the_CPU_with_every_method_and_gradients_th
   }
 }
 
+// A sum of squares that is not finite says nothing of float64 gradients, which are looked at once more.
+TEST_F(CudaControl, takes_a_step_of_finite_gradients_of_64_bits_whose_squares_overflow) {
+  const StepControl control{.non_finite = NonFinite::skip, .measure_norm = true};
+  for (const int offset : {0, 1}) {  // wide accesses and others
+    for (const double last : {1e200, kInfinity}) {
+      std::vector<Shape> shapes;  // a whole chunk and a tail
+      for (const std::int64_t count : {4096, 70}) shapes.push_back(shape(count, DataType::float64, false, offset));
+      for (const std::int64_t element : {std::int64_t{4095}, std::int64_t{0}}) {
+        ControlModel on_cpu(Momentum{}, Device::cpu(), shapes);
+        ControlModel on_device(Momentum{}, cuda_device(), shapes);
+        for (ControlModel* model : {&on_cpu, &on_device}) {
+          model->optimizer.set_control(control);
+          model->set_gradients(1);
+          model->spoil(0, element, 1e200);
+          model->spoil(1, 69, last);
+          model->optimizer.step();
+        }
+        EXPECT_EQ(on_device.optimizer.report().skipped, std::isfinite(last) ? 0 : 1);
+        expect_same(on_cpu, on_device);
+      }
+    }
+  }
+}
+
 TEST_F(CudaControl, reports_what_the_CPU_does_after_every_step) {
   for (const StepControl& control : controls()) {
     ControlModel on_cpu(Momentum{}, Device::cpu(), mixed(kFewCounts));

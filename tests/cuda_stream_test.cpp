@@ -8,6 +8,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "adamant/adamant.hpp"
@@ -348,6 +349,7 @@ TEST_F(CudaStreams, that_are_captured_go_on_when_a_state_is_asked_for_that_is_no
 // Whether `left` had nothing left to do when memory was given back in order of the Optimizer's own stream.
 struct GivenBack {
   cudaStream_t left = nullptr;
+  cudaEvent_t done = nullptr;  // shortly before the last use of the memory
   int pieces = 0;
   int too_early = 0;
 
@@ -362,6 +364,7 @@ struct GivenBack {
                   ++self.pieces;
                   EXPECT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
                   if (self.left != nullptr && cudaStreamQuery(self.left) != cudaSuccess) ++self.too_early;
+                  if (self.done != nullptr && cudaEventQuery(self.done) != cudaSuccess) ++self.too_early;
                   EXPECT_EQ(cudaFreeAsync(memory, stream), cudaSuccess);
                 },
             .user = this};
@@ -392,6 +395,35 @@ TEST_F(CudaStreams, give_memory_back_behind_the_last_step_in_each_of_them) {
   EXPECT_GT(given_back.pieces, 0);
   EXPECT_EQ(given_back.too_early, 0);
   left.wait();
+}
+
+// One handle, and another stream in every thread.
+TEST_F(CudaStreams, of_each_thread_are_told_apart_when_memory_goes_back) {
+  host::DeviceMemory memory(cuda_device());
+  const host::DeviceArray<float> parameter(memory, std::span<const float>(spread_values<float>(100'000, 1, -4, 1)));
+  const host::DeviceArray<float> gradient(memory, std::span<const float>(spread_values<float>(100'000, 2, -4, 1)));
+  cudaEvent_t done = nullptr;
+  ASSERT_EQ(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), cudaSuccess);
+  GivenBack given_back;
+  {
+    Optimizer optimizer(Adam{}, cuda_device(), {}, given_back.allocator());
+    const GroupId unused = optimizer.add_group(Adam{});
+    optimizer.add({.name = "x",
+                   .parameter = {parameter.data(), parameter.count()},
+                   .gradient = {gradient.data(), gradient.count()}});
+    optimizer.prepare();
+    std::thread([&] {
+      for (int i = 0; i < 20; ++i) optimizer.step(cudaStreamPerThread);
+      EXPECT_EQ(cudaEventRecord(done, cudaStreamPerThread), cudaSuccess);
+      optimizer.step(cudaStreamPerThread);
+    }).join();
+    optimizer.set_learning_rate(unused, 0.5, cudaStreamPerThread);
+    given_back.done = done;
+  }
+  EXPECT_GT(given_back.pieces, 0);
+  EXPECT_EQ(given_back.too_early, 0);
+  EXPECT_EQ(cudaEventSynchronize(done), cudaSuccess);
+  EXPECT_EQ(cudaEventDestroy(done), cudaSuccess);
 }
 
 // Waiting for a device whose graphs may run is not allowed while one of its streams is captured.

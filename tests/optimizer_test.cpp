@@ -291,6 +291,7 @@ TEST(Optimizer, may_zero_an_array_that_was_given_by_its_type_and_not_one_that_wa
   const ConstArray read_only(static_cast<const void*>(g.data()), DataType::float32, 3);
   EXPECT_TRUE(writable.writable());
   EXPECT_FALSE(read_only.writable());
+  EXPECT_EQ(ConstArray(nullptr, DataType::float16, 0).type(), DataType::float16);
   Optimizer optimizer(GradientDescent{.learning_rate = 0.5});
   optimizer.add({.name = "x", .parameter = x, .gradient = writable, .zero_gradient = true});
   optimizer.step();

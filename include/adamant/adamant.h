@@ -149,15 +149,16 @@ typedef struct adamant_tensor {
 /// What every step does to gradients. In this order: they are divided by the scale; the global norm is taken; they are
 /// clipped by it; they are clipped by value. None of it changes the gradients in memory.
 typedef struct adamant_step_control {
-  size_t struct_size;     ///< `sizeof(adamant_step_control)`
-  double gradient_scale;  ///< the gradients are so many times too large: > 0; 0 is 1
+  size_t struct_size;  ///< `sizeof(adamant_step_control)`
+  /// The gradients are so many times too large: > 0, and its inverse, as a float32, neither 0 nor infinite; 0 is 1.
+  double gradient_scale;
   /// The same as a float32 in device memory, read by every step; null: there is none.
   const float* gradient_scale_pointer;
   /// A float32 in device memory that is not zero where a gradient is not finite; null: every gradient is looked at.
   const float* found_non_finite;
   double clip_norm;            ///< gradients times min(1, clip_norm / (norm + 1e-6)): > 0; 0: not clipped
   double clip_value;           ///< then each to [-clip_value, clip_value]: > 0; 0: not clipped
-  double loss_scale_initial;   ///< of a loss scale that the optimizer keeps: > 0; 0 is 65536
+  double loss_scale_initial;   ///< of a loss scale that the optimizer keeps: as gradient_scale; 0 is 65536
   double loss_scale_growth;    ///< after `loss_scale_growth_interval` good steps times so much: > 1; 0 is 2
   double loss_scale_backoff;   ///< after a step that is not finite times so much: in (0, 1); 0 is 0.5
   int32_t loss_scale_is_kept;  ///< 1: there is such a loss scale, in place of `gradient_scale`; 0: the others are 0
@@ -398,7 +399,8 @@ adamant_status adamant_set_learning_rate(adamant_optimizer* optimizer, int32_t g
 /// Sets what every step does to gradients before a method sees them.
 /// \param optimizer of which
 /// \param control what; the scalars it points to are read by every step from now on
-/// \param stream in whose order; refused while it is being captured where the norm is turned on or off
+/// \param stream in whose order; refused while it is being captured where the norm is turned on or off or a loss scale
+///   begins
 adamant_status adamant_set_control(adamant_optimizer* optimizer, const adamant_step_control* control, void* stream);
 
 /// What adamant_set_control() was given last, with the seed of the last adamant_load().

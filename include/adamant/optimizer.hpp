@@ -42,7 +42,7 @@ struct TensorSpec {
   Master master = Master::automatic;
   /// An array of 16 bits, of as many elements as `parameter`, to which every step also writes the parameter, rounded,
   /// for a forward pass that reads it; of a float32 parameter with float32 states only. As the parameter, it may
-  /// overlap no other buffer. Empty, or an empty vector: none is written.
+  /// overlap no other buffer. A null pointer with a count of 0: none is written.
   Array copy = {};
   /// Whether every step sets the gradient to zero when it has been used, a skipped step too. Such a gradient may
   /// overlap no other.
@@ -149,7 +149,7 @@ class ADAMANT_API Optimizer {
   /// and begins the report anew. A graph that was captured before goes on launching the kernels that it has: it heeds
   /// new values, but takes no norm that it did not take.
   /// \throws std::invalid_argument naming what is out of range, a pointer that the device cannot use, and, while
-  ///   `stream` is being captured, what turns the norm on or off
+  ///   `stream` is being captured, what turns the norm on or off or begins a loss scale
   void set_control(const StepControl& control, Stream stream = nullptr);
   /// What set_control() was given last, with the seed of the last load().
   const StepControl& control() const;

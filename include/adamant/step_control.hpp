@@ -34,7 +34,8 @@ struct LossScale {
 /// multiplied by the sign of `maximize` and what the norm asks for, all of it one factor that is rounded once; they are
 /// clipped by value. None of it changes the gradients in memory.
 struct StepControl {
-  /// The gradients are so many times too large. > 0, finite; its inverse, as a float32, is neither 0 nor infinite
+  /// The gradients are so many times too large. > 0, finite; its inverse, as a float32, is neither 0 nor infinite,
+  /// also where all tensors are float64
   double gradient_scale = 1.0;
   /// The same as a float32 in device memory that is read by every step, as GradScaler has it; then gradient_scale is 1.
   /// A value there that is not positive and finite makes the step one with a gradient that is not finite.

@@ -164,6 +164,9 @@ class ConstArray {
   /// \copydoc ConstArray(const void*, DataType, Count)
   template <std::integral Count>
   ConstArray(void* data, DataType type, Count count) : ConstArray(Array(data, type, count)) {}
+  /// \copydoc ConstArray(const void*, DataType, Count)
+  template <std::integral Count>
+  ConstArray(std::nullptr_t data, DataType type, Count count) : ConstArray(Array(data, type, count)) {}
 
   /// First element.
   const void* data() const { return data_; }
