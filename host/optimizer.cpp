@@ -210,7 +210,7 @@ struct Optimizer::Impl {
     const std::string why = backend->why_unusable(array.data(), array.count() * size_in_bytes(array.type()));
     if (!why.empty()) {
       refuse(of_tensor(tensor) + std::string(field) + ": " + name(device) + " cannot use the memory at " +
-             to_text(reinterpret_cast<std::uintptr_t>(array.data())) + ": " + why);
+             host::address_text(array.data()) + ": " + why);
     }
   }
 

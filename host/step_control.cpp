@@ -43,7 +43,7 @@ void check_control(const StepControl& control) {
   const auto check_aligned = [](const char* field, const float* pointer) {
     const auto address = reinterpret_cast<std::uintptr_t>(pointer);
     if (address % alignof(float) != 0)
-      refuse_control(field, "address " + to_text(address) + " is not aligned to 4 bytes");
+      refuse_control(field, "address " + address_text(pointer) + " is not aligned to 4 bytes");
   };
   check_aligned("gradient_scale_pointer", control.gradient_scale_pointer);
   check_aligned("found_non_finite", control.found_non_finite);

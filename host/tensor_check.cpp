@@ -32,8 +32,8 @@ void check_array(std::string_view tensor, std::string_view field, const ConstArr
   }
   const auto address = reinterpret_cast<std::uintptr_t>(array.data());
   if (address % static_cast<std::uintptr_t>(size) != 0) {
-    refuse(where() + "address " + to_text(address) + " is not aligned to the " + to_text(size) + " bytes of a " +
-           std::string(name(array.type())));
+    refuse(where() + "address " + address_text(array.data()) + " is not aligned to the " + to_text(size) +
+           " bytes of a " + std::string(name(array.type())));
   }
   if (address + static_cast<std::uintptr_t>(array.count() * size) < address) {
     refuse(where() + "count " + to_text(array.count()) + " runs past the end of the address space");

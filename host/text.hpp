@@ -2,6 +2,7 @@
 #pragma once
 
 #include <charconv>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -48,6 +49,14 @@ inline std::string hexadecimal_text(double number) {
   const bool negative = digits.starts_with('-');
   if (negative) digits.remove_prefix(1);
   return (negative ? "-" : "") + std::string(kHexadecimal) + std::string(digits);
+}
+
+// "0x7f00c0de0000"
+inline std::string address_text(const void* address) {
+  char buffer[32];
+  const auto value = reinterpret_cast<std::uintptr_t>(address);
+  const auto result = std::to_chars(buffer, buffer + sizeof buffer, value, 16);
+  return std::string(kHexadecimal) + std::string(buffer, result.ptr);
 }
 
 // Text of the caller's or of a file's, made fit for one line of a message: control characters escaped, and cut, not

@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -133,7 +134,7 @@ TEST_F(BadInput, pointers_that_are_not_aligned_to_their_element_are_refused) {
     spec.parameter = {static_cast<void*>(bytes), DataType::float32, 15};
     spec.gradient = {new_gradient.data(), 15};
     expect_add_refused(spec, {"\"new\"", "parameter", "not aligned", "4 bytes", "float32",
-                              std::to_string(reinterpret_cast<std::uintptr_t>(bytes))});
+                              (std::ostringstream() << static_cast<void*>(bytes)).str()});
   }
   TensorSpec spec = good();
   spec.gradient = {static_cast<const void*>(reinterpret_cast<const std::byte*>(new_gradient.data()) + 2),
