@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <memory>
 #include <new>
 #include <nvtx3/nvtx3.hpp>
@@ -367,12 +366,12 @@ class CudaBackend final : public Backend {
   std::string why_unusable(const std::byte* at) const {
     cudaPointerAttributes attributes{};
     ADAMANT_CUDA(cudaPointerGetAttributes(&attributes, at), "looking at a pointer");
-    const std::string allowed =
-        "; allowed: memory of " + device_name(index_) + ", managed memory, or pinned host memory that is mapped there";
+    const std::string allowed = "; allowed: memory of " + name(Device::cuda(index_)) +
+                                ", managed memory, or pinned host memory that is mapped there";
     switch (attributes.type) {
       case cudaMemoryTypeDevice:
         if (attributes.device == index_) return {};
-        return "it is memory of " + device_name(attributes.device) + allowed;
+        return "it is memory of " + name(Device::cuda(attributes.device)) + allowed;
       case cudaMemoryTypeManaged: return {};
       case cudaMemoryTypeHost:
         if (attributes.devicePointer == at) return {};
@@ -492,7 +491,8 @@ std::unique_ptr<Backend> make_cuda_backend(int index, int rule, const Allocator&
   const cudaError_t found = find_kernels(rule);
   if (found == cudaErrorNoKernelImageForDevice || found == cudaErrorInvalidDeviceFunction) {
     cudaGetLastError();
-    throw Unavailable("adamant: device " + device_name(index) + " has compute capability " + compute_capability(index) +
+    throw Unavailable("adamant: device " + name(Device::cuda(index)) + " has compute capability " +
+                      compute_capability(index) +
                       ", for which this library was not built; build it with -DADAMANT_CUDA_ARCHITECTURES=native on "
                       "this machine, or use the CPU");
   }

@@ -19,13 +19,11 @@ std::string version_text(int version) {
 
 }  // namespace
 
-std::string device_name(int index) { return "cuda:" + std::to_string(index); }
-
 void check_device(int wanted) {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess) cudaGetLastError();  // what somebody else has left behind stays for who looks for it
-  const std::string asked = "adamant: device " + device_name(wanted) + " was asked for, but ";
+  const std::string asked = "adamant: device " + name(Device::cuda(wanted)) + " was asked for, but ";
   if (error == cudaErrorInsufficientDriver) {
     int driver = 0;
     int runtime = 0;
@@ -44,7 +42,7 @@ void check_device(int wanted) {
   if (error != cudaSuccess) throw Unavailable(asked + "CUDA does not start: " + to_text(error));
   if (wanted >= count) {
     throw Unavailable(asked + "there " +
-                      (count == 1 ? "is only cuda:0" : "are only cuda:0 to " + device_name(count - 1)));
+                      (count == 1 ? "is only cuda:0" : "are only cuda:0 to " + name(Device::cuda(count - 1))));
   }
 }
 

@@ -5,8 +5,6 @@
 
 namespace adamant::kernels {
 
-std::string device_name(int index);
-
 // Throws Unavailable, saying why, where there is no such device.
 void check_device(int index);
 

@@ -82,7 +82,7 @@ std::shared_ptr<std::byte> Memory::allocate(std::int64_t bytes, const char* what
 
 void* Memory::allocate_bytes(std::size_t size, const char* what) {
   const std::string needs =
-      std::string(what) + " needs " + gigabytes(static_cast<std::int64_t>(size)) + " of cuda:" + std::to_string(index_);
+      std::string(what) + " needs " + gigabytes(static_cast<std::int64_t>(size)) + " of " + name(Device::cuda(index_));
   void* memory = nullptr;
   if (allocator_.allocate != nullptr) {
     memory = allocator_.allocate(size, stream_, allocator_.user);

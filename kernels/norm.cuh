@@ -130,7 +130,8 @@ __device__ __forceinline__ bool are_finite(const DeviceStream<const Gradient>& v
   if (sum_of_squares - sum_of_squares == 0.0) return true;
   bool finite = sizeof(Gradient) == sizeof(double);
   if constexpr (sizeof(Gradient) == sizeof(double)) {
-    for (int i = lane; i < count; i += 32) finite = finite && values.global()[i] - values.global()[i] == 0.0;
+    for (int i = lane; i < count; i += WarpTree<1>::kWarp)
+      finite = finite && values.global()[i] - values.global()[i] == 0.0;
   }
   return __all_sync(0xFFFFFFFFU, finite ? 1 : 0) != 0;
 }

@@ -371,12 +371,25 @@ struct GivenBack {
   }
 };
 
+// One whose step takes a while.
+class LargeTensor {
+ public:
+  TensorSpec spec() const {
+    return {.name = "x",
+            .parameter = {parameter_.data(), parameter_.count()},
+            .gradient = {gradient_.data(), gradient_.count()}};
+  }
+
+ private:
+  host::DeviceMemory memory_{cuda_device()};
+  host::DeviceArray<float> parameter_{memory_, spread_values<float>(100'000, 1, -4, 1)};
+  host::DeviceArray<float> gradient_{memory_, spread_values<float>(100'000, 2, -4, 1)};
+};
+
 // A setter in another stream, which nobody ordered behind the step, does not let memory go before the step is done.
 // That can be seen where work waits until something waits for it; elsewhere the step is done anyway.
 TEST_F(CudaStreams, give_memory_back_behind_the_last_step_in_each_of_them) {
-  host::DeviceMemory memory(cuda_device());
-  const host::DeviceArray<float> parameter(memory, std::span<const float>(spread_values<float>(100'000, 1, -4, 1)));
-  const host::DeviceArray<float> gradient(memory, std::span<const float>(spread_values<float>(100'000, 2, -4, 1)));
+  const LargeTensor tensor;
   std::vector<std::unique_ptr<OwnStream>> others(6);  // more than are remembered apart
   for (auto& other : others) other = std::make_unique<OwnStream>();
   const OwnStream left;
@@ -384,9 +397,7 @@ TEST_F(CudaStreams, give_memory_back_behind_the_last_step_in_each_of_them) {
   {
     Optimizer optimizer(Adam{}, cuda_device(), {}, given_back.allocator());
     const GroupId unused = optimizer.add_group(Adam{});
-    optimizer.add({.name = "x",
-                   .parameter = {parameter.data(), parameter.count()},
-                   .gradient = {gradient.data(), gradient.count()}});
+    optimizer.add(tensor.spec());
     optimizer.prepare(left);
     for (int i = 0; i < 20; ++i) optimizer.step(left);
     for (const auto& other : others) optimizer.set_learning_rate(unused, 0.5, *other);
@@ -399,18 +410,14 @@ TEST_F(CudaStreams, give_memory_back_behind_the_last_step_in_each_of_them) {
 
 // One handle, and another stream in every thread.
 TEST_F(CudaStreams, of_each_thread_are_told_apart_when_memory_goes_back) {
-  host::DeviceMemory memory(cuda_device());
-  const host::DeviceArray<float> parameter(memory, std::span<const float>(spread_values<float>(100'000, 1, -4, 1)));
-  const host::DeviceArray<float> gradient(memory, std::span<const float>(spread_values<float>(100'000, 2, -4, 1)));
+  const LargeTensor tensor;
   cudaEvent_t done = nullptr;
   ASSERT_EQ(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), cudaSuccess);
   GivenBack given_back;
   {
     Optimizer optimizer(Adam{}, cuda_device(), {}, given_back.allocator());
     const GroupId unused = optimizer.add_group(Adam{});
-    optimizer.add({.name = "x",
-                   .parameter = {parameter.data(), parameter.count()},
-                   .gradient = {gradient.data(), gradient.count()}});
+    optimizer.add(tensor.spec());
     optimizer.prepare();
     std::thread([&] {
       for (int i = 0; i < 20; ++i) optimizer.step(cudaStreamPerThread);
