@@ -174,6 +174,7 @@ class CudaBackend final : public Backend {
                .report = &common()->report,
                .next_report = &common()->next_report,
                .row_count = row_count,
+               .tile_count = tile_count,
                .tile_size = plan.tile_size};
     norm_ = {.leaves = reinterpret_cast<const NormLeaf*>(at + leaves_at),
              .nodes = reinterpret_cast<const NormNode*>(at + nodes_at),
@@ -286,7 +287,7 @@ class CudaBackend final : public Backend {
     if (measures_) measure(stream, captured);
     {
       const NvtxRange launch("scalars");
-      const cudaError_t error = launch_scalars(rule_, device_, stream);
+      const cudaError_t error = launch_scalars(rule_, device_, begins_early_, stream);
       if (error != cudaSuccess) {
         used(stream, captured);  // by the norm
         fail(error, "launch_scalars", "launching the scalars of a step; no tensor was stepped");
@@ -294,9 +295,8 @@ class CudaBackend final : public Backend {
     }
     for (const TileRange& tiles : ranges_) {
       const NvtxRange launch("update");
-      const UpdateLaunch how{.threads = threads_,
-                             .begins_early = begins_early_ && &tiles == &ranges_.front(),  // which follows the scalars
-                             .commits_report = &tiles == &ranges_.back()};
+      const UpdateLaunch how{
+          .threads = threads_, .begins_early = begins_early_, .commits_report = &tiles == &ranges_.back()};
       const cudaError_t error = launch_update(rule_, tiles, device_, how, stream);
       if (error == cudaSuccess) continue;
       used(stream, captured);
@@ -419,7 +419,7 @@ class CudaBackend final : public Backend {
     if (norm_interrupted_) ADAMANT_CUDA(begin_norm_anew(stream), "beginning the norm anew");
     for (const NormRange& range : norm_ranges_) {
       const NvtxRange launch("norm");
-      const cudaError_t error = launch_norm(range, device_, norm_, stream);
+      const cudaError_t error = launch_norm(range, device_, norm_, begins_early_, stream);
       if (error == cudaSuccess) continue;
       {
         // At once, for a graph that was captured before; if that fails too, with the next step.

@@ -1,20 +1,31 @@
-// Programmatic dependent launch: where a device can (compute capability 9.0), the update begins while the scalars of
-// its step are still being computed. launch.cu asks for it.
+// Programmatic dependent launch: where a device can (compute capability 9.0), a kernel of a step begins when the one
+// before it in the stream, whosever that is, lets it or has ended, before what that one wrote can be read. launch.cu
+// asks for it.
+//
+// Until a kernel has waited it reads nothing but what stays the same as long as steps may be under way, the plan; an
+// update, which begins behind scalars that have waited, its arrays too. Lines may be asked for at any time.
 #pragma once
 
 namespace adamant::kernels {
 
-// In the update: waits until all scalars are written.
-__device__ __forceinline__ void wait_for_scalars() {
+// Waits until the kernel before this one has ended and what it wrote is there to be read.
+__device__ __forceinline__ void wait_for_kernel_before() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-// In the scalar kernel.
-__device__ __forceinline__ void let_update_begin() {
+// Lets the kernel behind this one begin once all blocks have come here or ended.
+__device__ __forceinline__ void let_next_kernel_begin() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Has the line at that address brought to where it is near.
+__device__ __forceinline__ void ask_for(const void* address) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 #endif
 }
 

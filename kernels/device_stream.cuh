@@ -7,6 +7,7 @@
 namespace adamant::kernels {
 
 inline constexpr int kAccessBytes = 16;
+inline constexpr std::int64_t kLineBytes = 128;
 
 // kCount elements in registers, as they lie in memory. What has 16 bits stays two to a register: left to itself the
 // compiler gives each a register of its own, and has none left for the arithmetic.
@@ -40,6 +41,18 @@ struct Lanes<T, kCount, true> {
     }
   }
 };
+
+// A T that lies at `from`, which is aligned to 16 bytes, in as few accesses as there can be.
+template <typename T>
+__device__ __forceinline__ T load_in_pieces(const void* from) {
+  constexpr int kPieces = (sizeof(T) + sizeof(uint4) - 1) / sizeof(uint4);
+  uint4 pieces[kPieces];
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i) pieces[i] = static_cast<const uint4*>(from)[i];
+  T value;
+  memcpy(&value, pieces, sizeof value);
+  return value;
+}
 
 template <typename T>
 struct DeviceStream {

@@ -38,26 +38,55 @@ __device__ bool is_double(std::int64_t storage, TypeList<List...> /*storages*/) 
 
 // One thread a tensor: the scalars of its next step, from options, step count and control in device memory.
 template <typename Rule>
-__global__ void __launch_bounds__(kScalarThreads) scalars(const DeviceTables tables) {
-  let_update_begin();
-  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (index >= tables.row_count) return;
+__global__ void __launch_bounds__(kScalarThreads, kScalarBlocksPerSm) scalars(const DeviceTables tables) {
+  using Options = typename Rule::Options;
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * blockDim.x;
+  // Threads beyond the last tensor do that one again.
+  const std::int64_t index = min(first + threadIdx.x, tables.row_count - 1);
   const DeviceRow& row = tables.rows[index];
-  const std::int64_t t = *DeviceStream<const std::int64_t>{row.step_count}.global();
-  const auto* const bytes = reinterpret_cast<const typename Rule::Options*>(row.options->bytes);
-  const auto& options = *DeviceStream<const typename Rule::Options>{bytes}.global();
-  StepReport report = *tables.report;
-  const Decision decision = decide(*tables.control, tables.measured, report);
-  RowScalars& scalars = tables.scalars[index];
-  if (is_double(row.storage, Storages{})) {
-    write_scalars<Rule, double>(options, t + 1, decision, scalars);
-  } else {
-    write_scalars<Rule, float>(options, t + 1, decision, scalars);
+  const auto* const step_count = DeviceStream<const std::int64_t>{row.step_count}.global();
+  const auto* const options_there =
+      DeviceStream<const Options>{reinterpret_cast<const Options*>(row.options->bytes)}.global();
+  const bool is_of_double = is_double(row.storage, Storages{});
+  const std::uint32_t identity = row.identity;
+  ask_for(step_count);
+  ask_for(options_there);
+  ask_for(tables.control);
+  ask_for(tables.report);
+  // What the first blocks of the update will look up.
+  ask_for(tables.gradients + index);
+  constexpr std::int64_t kTilesOfALine = kLineBytes / static_cast<std::int64_t>(sizeof(Tile));
+  if (const std::int64_t tile = (first + threadIdx.x) * kTilesOfALine; tile < tables.tile_count) {
+    ask_for(tables.tiles + tile);
   }
-  scalars.random = {tables.control->seed, static_cast<std::uint32_t>(t + 1), row.identity};
-  scalars.step_count = decision.skip ? t : t + 1;
-  scalars.skip = decision.skip ? 1 : 0;
-  if (index == 0) *tables.next_report = report;
+
+  wait_for_kernel_before();
+  let_next_kernel_begin();  // only now: the update reads its arrays before it waits
+  const auto options = load_in_pieces<Options>(options_there);
+  const auto control = load_in_pieces<Control>(tables.control);
+  auto report = load_in_pieces<StepReport>(tables.report);
+  const std::int64_t t = *step_count;
+  asm volatile("" ::: "memory");  // all of them at once
+  const Decision decision = decide(control, tables.measured, report);
+  // Written as a whole and a line at a time: a sector that is written in part is read first when it is read again.
+  __shared__ RowScalars results[kScalarThreads];
+  RowScalars& result = results[threadIdx.x];
+  result = {};
+  if (is_of_double) {
+    write_scalars<Rule, double>(options, t + 1, decision, result);
+  } else {
+    write_scalars<Rule, float>(options, t + 1, decision, result);
+  }
+  result.random = {control.seed, static_cast<std::uint32_t>(t + 1), identity};
+  result.step_count = decision.skip ? t : t + 1;
+  result.skip = decision.skip ? 1 : 0;
+  if (blockIdx.x == 0 && threadIdx.x == 0) *tables.next_report = report;
+  __syncthreads();
+  constexpr int kPieces = sizeof(RowScalars) / sizeof(uint4);
+  const int pieces = static_cast<int>(min(tables.row_count - first, std::int64_t{kScalarThreads})) * kPieces;
+  for (int piece = static_cast<int>(threadIdx.x); piece < pieces; piece += kScalarThreads) {
+    reinterpret_cast<uint4*>(tables.scalars + first)[piece] = reinterpret_cast<const uint4*>(results)[piece];
+  }
 }
 
 template <typename Storage>
@@ -142,18 +171,28 @@ unsigned blocks_for(std::int64_t work, std::int64_t per_block) {
 }
 
 template <typename... Arguments>
-cudaError_t launch(const void* kernel, unsigned blocks, int threads, cudaStream_t stream, Arguments... arguments) {
+cudaError_t launch(const void* kernel, unsigned blocks, int threads, bool begins_early, cudaStream_t stream,
+                   Arguments... arguments) {
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = begins_early ? 1 : 0;
   void* pointers[] = {&arguments...};
-  return cudaLaunchKernel(kernel, dim3(blocks), dim3(static_cast<unsigned>(threads)), pointers, 0, stream);
+  return cudaLaunchKernelExC(&config, kernel, pointers);
 }
 
 }  // namespace
 
 OptionBytes option_bytes(int rule, const Method& options) { return kernels_of_rule(rule).option_bytes(options); }
 
-cudaError_t launch_scalars(int rule, const DeviceTables& tables, cudaStream_t stream) {
-  return launch(kernels_of_rule(rule).scalars, blocks_for(tables.row_count, kScalarThreads), kScalarThreads, stream,
-                tables);
+cudaError_t launch_scalars(int rule, const DeviceTables& tables, bool begins_early, cudaStream_t stream) {
+  return launch(kernels_of_rule(rule).scalars, blocks_for(tables.row_count, kScalarThreads), kScalarThreads,
+                begins_early, stream, tables);
 }
 
 cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& tables, const UpdateLaunch& how,
@@ -167,24 +206,16 @@ cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& 
          tables.tile_size % (std::int64_t{kAccessBytes} << (part_bits + 1)) == 0) {
     ++part_bits;
   }
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(range.whole << part_bits) + blocks_for(packed, how.threads / 32));
-  config.blockDim = dim3(static_cast<unsigned>(how.threads));
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = how.begins_early ? 1 : 0;
-  UpdateArguments arguments{tables, range.begin, range.whole, range.end, part_bits, how.commits_report ? 1 : 0};
-  void* pointers[] = {&arguments};
-  return cudaLaunchKernelExC(&config, update.kernel, pointers);
+  const unsigned blocks =
+      static_cast<unsigned>(range.whole << part_bits) + blocks_for(packed, how.threads / kPackedThreads);
+  return launch(update.kernel, blocks, how.threads, how.begins_early, stream,
+                UpdateArguments{tables, range.begin, range.whole, range.end, part_bits, how.commits_report ? 1 : 0});
 }
 
-cudaError_t launch_norm(const NormRange& range, const DeviceTables& tables, const NormTables& norm,
+cudaError_t launch_norm(const NormRange& range, const DeviceTables& tables, const NormTables& norm, bool begins_early,
                         cudaStream_t stream) {
   return launch(norm_kernel(range.gradient_type, GradientTypes{}),
-                blocks_for(range.end - range.begin, kNormThreads / 32), kNormThreads, stream,
+                blocks_for(range.end - range.begin, kNormThreads / 32), kNormThreads, begins_early, stream,
                 NormArguments{tables, norm, range.begin, range.end});
 }
 
@@ -192,11 +223,12 @@ cudaError_t launch_make_master(int storage, void* kept, const void* parameter, s
                                cudaStream_t stream) {
   const void* const kernel = make_master_kernel(storage, Storages{});
   if (kernel == nullptr || count == 0) return cudaSuccess;
-  return launch(kernel, blocks_for(count, kUpdateThreads), kUpdateThreads, stream, kept, parameter, count);
+  return launch(kernel, blocks_for(count, kUpdateThreads), kUpdateThreads, false, stream, kept, parameter, count);
 }
 
 cudaError_t launch_store(void* to, const Stored& value, int words, cudaStream_t stream) {
-  return launch(reinterpret_cast<const void*>(&store), 1, 1, stream, static_cast<std::uint64_t*>(to), value, words);
+  return launch(reinterpret_cast<const void*>(&store), 1, 1, false, stream, static_cast<std::uint64_t*>(to), value,
+                words);
 }
 
 cudaError_t find_kernels(int rule) {

@@ -53,6 +53,7 @@ struct DeviceTables {
   StepReport* report;
   StepReport* next_report;  // what it becomes; the update commits it
   std::int64_t row_count;
+  std::int64_t tile_count;
   std::int64_t tile_size;
 };
 
@@ -69,11 +70,13 @@ struct NormTables {
 // An object of the rule's Options as bytes; the rest is zero.
 OptionBytes option_bytes(int rule, const Method& options);
 
-// Computes the scalars of the next step of every row.
-cudaError_t launch_scalars(int rule, const DeviceTables& tables, cudaStream_t stream);
+// The kernels of a step may be told to begin early: dependent_launch.cuh says when. It needs can_begin_early().
 
-// Tiles [begin, end) of the table: each of the first `whole` is shared out among 2^part_bits blocks, the others take a
-// warp each.
+// Computes the scalars of the next step of every row.
+cudaError_t launch_scalars(int rule, const DeviceTables& tables, bool begins_early, cudaStream_t stream);
+
+// Tiles [begin, end) of the table: each of the first `whole` is shared out among 2^part_bits blocks, the others take
+// kPackedThreads each.
 struct UpdateArguments {
   DeviceTables tables;
   std::int64_t begin;
@@ -85,7 +88,7 @@ struct UpdateArguments {
 
 struct UpdateLaunch {
   int threads;          // a block: a multiple of 32, at most kUpdateThreads
-  bool begins_early;    // follows launch_scalars() at once; needs can_begin_early()
+  bool begins_early;    // follows launch_scalars() or another launch_update() at once
   bool commits_report;  // is the last one of a step
 };
 
@@ -94,7 +97,7 @@ cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& 
                           cudaStream_t stream);
 
 // Adds up the squares of the gradients of a range. The last range completes the sum.
-cudaError_t launch_norm(const NormRange& range, const DeviceTables& tables, const NormTables& norm,
+cudaError_t launch_norm(const NormRange& range, const DeviceTables& tables, const NormTables& norm, bool begins_early,
                         cudaStream_t stream);
 
 // Gives a tensor of that storage its master: the parameter's value.
@@ -123,8 +126,8 @@ cudaError_t find_kernels(int rule);
 cudaError_t load_kernels(int rule, const TileRange& range);
 cudaError_t load_kernels(const NormRange& range);
 
-// Whether those kernels, as they would run on the current device, know to wait for the scalars if they are launched
-// before those are done: programmatic dependent launch, from compute capability 9.0 on. False where it cannot be told.
+// Whether the kernels of a step, as they would run on the current device, know to wait for what they need if they begin
+// early: programmatic dependent launch, from compute capability 9.0 on. False where it cannot be told.
 bool can_begin_early(int rule);
 
 }  // namespace adamant::kernels

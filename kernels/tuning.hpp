@@ -24,13 +24,17 @@ inline constexpr std::int64_t kDeviceTile = 4096;
 // memory.
 inline constexpr int kPasses = 2;
 
-// Tiles of at most this many elements are packed, one a warp instead of one a block, so that 10,000 tensors of 64
-// elements are 1,250 blocks. At 1,024 a warp makes eight passes, and a block would make one.
-inline constexpr std::int64_t kPackedTile = 1024;
+// Tiles of at most this many elements are packed: so many threads take one, where a block would take another, so that
+// 10,000 tensors of 64 elements are 625 blocks, which an H200 holds at a time. At 512 elements of float32 those threads
+// make eight passes, and a block would make one.
+inline constexpr std::int64_t kPackedTile = 512;
+inline constexpr int kPackedThreads = 16;
 
 // Threads of a block of the scalar kernel, which takes a tensor a thread. Few, because each thread's work is long:
 // 10,000 tensors are 157 blocks, one for each SM.
 inline constexpr int kScalarThreads = 64;
+// 64 registers: a block then fits beside those of an update that still runs, where it waits for that to end.
+inline constexpr int kScalarBlocksPerSm = 16;
 
 // Threads of a block of the norm kernel, in which each warp by itself adds up a chunk.
 inline constexpr int kNormThreads = 256;

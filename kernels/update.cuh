@@ -6,6 +6,7 @@
 // address alone, but it is asked for each tile anew.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 #include "kernels/apply.hpp"
@@ -20,6 +21,11 @@ namespace adamant::kernels {
 
 constexpr int smallest(int a, int b) { return a < b ? a : b; }
 
+// Numbers of threads as powers of two: shifts, where a division would take many instructions.
+inline constexpr unsigned kWarpBits = 5;
+inline constexpr unsigned kPackedBits = std::countr_zero(unsigned{kPackedThreads});
+static_assert(kPackedThreads == 1 << kPackedBits && kPackedBits < kWarpBits);
+
 // Elements that a thread takes at a time: as many as make one access of the array with the smallest elements.
 template <typename Storage>
 inline constexpr int kVector = kAccessBytes / smallest(smallest(sizeof(typename Storage::Parameter),
@@ -29,8 +35,9 @@ inline constexpr int kVector = kAccessBytes / smallest(smallest(sizeof(typename 
 // Keeps the compiler from holding values of shared memory in registers across this point.
 __device__ __forceinline__ void forget() { asm volatile("" ::: "memory"); }
 
-// The arrays of a tile and what one step does to their elements. Lies in shared memory, a copy for each warp, and is
-// read from there again and again: in registers it would be a third of all that a thread may have, and spill.
+// The arrays of a tile and what one step does to their elements. Lies in shared memory, a copy for each warp or packed
+// tile, and is read from there again and again: in registers it would be a third of all that a thread may have, and
+// spill.
 template <typename Rule, typename Storage>
 struct alignas(16) TileUpdate {
   using Real = typename Storage::Real;
@@ -152,18 +159,6 @@ struct alignas(16) TileUpdate {
   }
 };
 
-// A T that lies at `from`, which is aligned to 16 bytes, in as few accesses as there can be.
-template <typename T>
-__device__ __forceinline__ T load_in_pieces(const void* from) {
-  constexpr int kPieces = (sizeof(T) + sizeof(uint4) - 1) / sizeof(uint4);
-  uint4 pieces[kPieces];
-#pragma unroll
-  for (int i = 0; i < kPieces; ++i) pieces[i] = static_cast<const uint4*>(from)[i];
-  T value;
-  memcpy(&value, pieces, sizeof value);
-  return value;
-}
-
 template <typename Rule, typename Storage>
 constexpr int blocks_per_sm() {
   constexpr bool kIsLarge = kVector<Storage> >= 8;
@@ -181,31 +176,37 @@ inline constexpr int kBlocksPerSm = blocks_per_sm<Rule, Storage>();
 template <typename Rule, typename Storage>
 __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) update(const UpdateArguments arguments) {
   using Update = TileUpdate<Rule, Storage>;
-  constexpr unsigned kWarp = 32;
+  let_next_kernel_begin();
   const unsigned whole_blocks = static_cast<unsigned>(arguments.whole) << arguments.part_bits;
   std::int64_t index = arguments.begin + (blockIdx.x >> arguments.part_bits);
   int part = static_cast<int>(blockIdx.x & ((1U << arguments.part_bits) - 1));
   int part_bits = arguments.part_bits;
   int rank = static_cast<int>(threadIdx.x);
   int team = static_cast<int>(blockDim.x);
+  unsigned copy_bits = kWarpBits;  // of the number of threads that share a copy of the tile's update
+  unsigned sharers = ~0U;          // those of the warp
   if (blockIdx.x >= whole_blocks) {
+    copy_bits = kPackedBits;
+    sharers = ((1U << kPackedThreads) - 1) << (threadIdx.x % 32 / kPackedThreads * kPackedThreads);
     index = arguments.begin + arguments.whole +
-            (blockIdx.x - whole_blocks) * static_cast<std::int64_t>(blockDim.x / kWarp) + threadIdx.x / kWarp;
+            (blockIdx.x - whole_blocks) * static_cast<std::int64_t>(blockDim.x >> kPackedBits) +
+            (threadIdx.x >> kPackedBits);
     if (index >= arguments.end) return;
     part = 0;
     part_bits = 0;
-    rank = static_cast<int>(threadIdx.x % kWarp);
-    team = kWarp;
+    rank = static_cast<int>(threadIdx.x % kPackedThreads);
+    team = kPackedThreads;
   }
+  const bool is_first_of_copy = (threadIdx.x & ((1U << copy_bits) - 1)) == 0;
   const DeviceTables& tables = arguments.tables;
   const Tile tile = tables.tiles[index];
   const DeviceRow& row = tables.rows[tile.row];
   const std::int64_t left =
       row.count - tile.first;  // here, so that it comes together with what the first lane looks up
 
-  __shared__ Update shared[kUpdateThreads / kWarp];
-  Update& update = shared[threadIdx.x / kWarp];
-  if (threadIdx.x % kWarp == 0) {
+  __shared__ Update shared[kUpdateThreads >> kPackedBits];
+  Update& update = shared[threadIdx.x >> copy_bits];
+  if (is_first_of_copy) {
     update.parameter = {static_cast<typename Update::Parameter*>(row.parameter) + tile.first};
     update.gradient = {static_cast<typename Update::Gradient*>(tables.gradients[tile.row]) + tile.first};
     if constexpr (Update::Master::kKeeps) update.kept = {static_cast<typename Update::Kept*>(row.kept) + tile.first};
@@ -216,21 +217,21 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
     update.first = tile.first;
     update.zero_gradient = row.zero_gradient != 0;
   }
-  __syncwarp();
+  __syncwarp(sharers);
   const int count = static_cast<int>(left < tables.tile_size ? left : tables.tile_size);
   const int begin = part * static_cast<int>(tables.tile_size >> part_bits);
   const int end = min(begin + static_cast<int>(tables.tile_size >> part_bits), count);
   const RowScalars& scalars = tables.scalars[tile.row];
   // Until here everything was there before the scalars of this step began to be computed, and so are the arrays.
   const auto ready = [&] {
-    wait_for_scalars();
+    wait_for_kernel_before();
     const bool skip = scalars.skip != 0;  // here, for the same reason
-    if (threadIdx.x % kWarp == 0) {
+    if (is_first_of_copy) {
       update.step = load_in_pieces<typename Update::Step>(scalars.step.bytes);
       update.conditions = load_in_pieces<Conditions<typename Update::Real>>(scalars.conditions);
       if constexpr (Update::Master::kIsRandom) update.random = load_in_pieces<RandomKey>(&scalars.random);
     }
-    __syncwarp();
+    __syncwarp(sharers);
     return !skip;
   };
   update.run(begin, end, rank, team, ready);

@@ -158,7 +158,7 @@ TEST_F(CudaLaunches, of_ten_thousand_small_tensors_are_two_with_few_blocks) {
   EXPECT_EQ(launches[0].threads, static_cast<unsigned>(kernels::kScalarThreads));
   EXPECT_EQ(launches[0].blocks, 157U) << "a tensor a thread";
   EXPECT_EQ(launches[1].threads, 256U);
-  EXPECT_LE(launches[1].blocks, 1250U) << "a tensor a warp";
+  EXPECT_EQ(launches[1].blocks, 625U) << "two tensors a warp";
 }
 
 // So many of a thread's vectors make kPasses passes.
@@ -168,8 +168,8 @@ TEST_F(CudaLaunches, of_one_tensor_have_a_block_for_every_2048_elements_of_a_til
     unsigned blocks;
   };
   for (const auto& [count, blocks] :
-       {Shape{1, 1}, Shape{64, 1}, Shape{1024, 1}, Shape{1025, 2}, Shape{4096, 2}, Shape{4097, 3}, Shape{8192, 4},
-        Shape{8192 + 1024, 5}, Shape{8192 + 1025, 6}, Shape{1 << 20, 512}}) {
+       {Shape{1, 1}, Shape{64, 1}, Shape{512, 1}, Shape{513, 2}, Shape{4096, 2}, Shape{4097, 3}, Shape{8192, 4},
+        Shape{8192 + 512, 5}, Shape{8192 + 513, 6}, Shape{1 << 20, 512}}) {
     Tensors tensors(GradientDescent{});
     tensors.add<float>(1, count);
     const std::vector<Launch> launches = launches_of_a_step(tensors.optimizer);
@@ -224,7 +224,7 @@ TEST_F(CudaLaunches, of_a_clipped_step_are_a_norm_for_each_type_of_gradient_the_
   EXPECT_EQ(launches_of_a_step(tensors.optimizer).size(), parts.size() - blocks.size());
 }
 
-TEST_F(CudaLaunches, of_an_update_behind_the_scalars_are_such_as_begin_before_those_have_ended) {
+TEST_F(CudaLaunches, of_a_step_are_such_as_begin_before_the_kernel_before_has_ended) {
   Tensors tensors(Adam{});
   tensors.add<float>(1, 5000);
   tensors.add<double>(1, 5000);
@@ -237,7 +237,7 @@ TEST_F(CudaLaunches, of_an_update_behind_the_scalars_are_such_as_begin_before_th
   const char* const emulator = std::getenv("ADAMANT_EMULATOR");
   if (emulator != nullptr && *emulator != '\0') GTEST_SKIP() << "an emulator ends a kernel before the next begins";
   for (std::size_t i = 0; i < launches.size(); ++i) {
-    EXPECT_EQ(launches[i].begins_early, i == 3 && launches[i].architecture >= 90) << launches[i].kernel;
+    EXPECT_EQ(launches[i].begins_early, i > 0 && launches[i].architecture >= 90) << launches[i].kernel;
   }
 }
 

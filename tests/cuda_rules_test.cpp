@@ -187,8 +187,9 @@ void expect_equal_scalars(int rule, int storage) {
   const DeviceArray<kernels::Control> device_control = on_device(memory, std::vector{control});
   const DeviceArray<kernels::Measured> measured(memory, 1);
   const DeviceArray<StepReport> device_reports = on_device(memory, reports);
+  const DeviceArray<void*> gradients(memory, device_rows.count());
   const kernels::DeviceTables tables{.rows = device_rows.data(),
-                                     .gradients = nullptr,
+                                     .gradients = gradients.data(),
                                      .tiles = nullptr,
                                      .scalars = scalars.data(),
                                      .control = device_control.data(),
@@ -196,8 +197,9 @@ void expect_equal_scalars(int rule, int storage) {
                                      .report = device_reports.data(),
                                      .next_report = device_reports.data() + 1,
                                      .row_count = device_rows.count(),
+                                     .tile_count = 0,
                                      .tile_size = 0};
-  ASSERT_EQ(kernels::launch_scalars(rule, tables, nullptr), cudaSuccess);
+  ASSERT_EQ(kernels::launch_scalars(rule, tables, false, nullptr), cudaSuccess);
 
   const std::vector<kernels::RowScalars> actual = scalars.read();
   for (std::size_t i = 0; i < actual.size(); ++i) {

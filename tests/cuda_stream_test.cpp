@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -202,6 +203,101 @@ TEST_F(CudaStreams, take_new_gradients_with_a_step_as_often_as_they_change) {
   }
   stream.wait();
   expect_same(on_cpu, on_device);
+}
+
+// Two optimizers, of which one steps what is the other's gradient, so that every kernel reads what those before it have
+// written.
+struct Chain {
+  Chain(Device device, std::int64_t count)
+      : memory(device),
+        drive(memory, std::span<const float>(spread_values<float>(count, 1, -8, 2))),
+        link(memory, std::span<const float>(spread_values<float>(count, 2, -8, 2))),
+        fresh(memory, std::span<const float>(spread_values<float>(count, 3, -8, 2))),
+        parameter(memory, std::span<const float>(spread_values<float>(count, 4, -4, 1))),
+        first(Momentum{.learning_rate = 0.5}, device),
+        second(Adam{.learning_rate = 0.1}, device) {
+    first.add({.name = "link", .parameter = {link.data(), count}, .gradient = {drive.data(), count}});
+    second.add({.name = "parameter", .parameter = {parameter.data(), count}, .gradient = {link.data(), count}});
+    second.set_control({.clip_norm = 1e3});
+  }
+  void prepare(Stream stream) {
+    first.prepare(stream);
+    second.prepare(stream);
+  }
+  void step(Stream stream) {
+    for (int i = 0; i < 2; ++i) {
+      first.step(stream);
+      second.step(stream);
+    }
+  }
+
+  host::DeviceMemory memory;
+  host::DeviceArray<float> drive;
+  host::DeviceArray<float> link;
+  host::DeviceArray<float> fresh;
+  host::DeviceArray<float> parameter;
+  Optimizer first;
+  Optimizer second;
+};
+
+// Whatever comes before: kernels that let the next one begin, copies, and what another stream has done.
+TEST_F(CudaStreams, read_nothing_before_what_comes_before_has_written_it) {
+  const char* const emulator = std::getenv("ADAMANT_EMULATOR");
+  const std::int64_t count = emulator != nullptr && *emulator != '\0' ? 5000 : 3'000'001;
+  constexpr int kRounds = 5;
+  const OwnStream stream;
+  const OwnStream other;
+  cudaEvent_t there = nullptr;
+  cudaEvent_t back = nullptr;
+  ASSERT_EQ(cudaEventCreateWithFlags(&there, cudaEventDisableTiming), cudaSuccess);
+  ASSERT_EQ(cudaEventCreateWithFlags(&back, cudaEventDisableTiming), cudaSuccess);
+  for (const bool captured : {false, true}) {
+    SCOPED_TRACE(captured ? "captured" : "eager");
+    Chain on_cpu(Device::cpu(), count);
+    Chain on_device(cuda_device(), count);
+    on_device.prepare(stream);
+    const auto size = static_cast<std::size_t>(count) * sizeof(float);
+    const auto bring_fresh = [&](Stream to) {
+      EXPECT_EQ(cudaMemcpyAsync(on_device.link.data(), on_device.fresh.data(), size, cudaMemcpyDeviceToDevice, to),
+                cudaSuccess);
+    };
+    const auto round = [&] {
+      on_device.step(stream);
+      bring_fresh(stream);  // straight before a norm, and then straight before scalars
+      on_device.second.step(stream);
+      on_device.step(stream);
+      EXPECT_EQ(cudaEventRecord(there, stream), cudaSuccess);
+      EXPECT_EQ(cudaStreamWaitEvent(other, there, 0), cudaSuccess);
+      bring_fresh(other);
+      EXPECT_EQ(cudaEventRecord(back, other), cudaSuccess);
+      EXPECT_EQ(cudaStreamWaitEvent(stream, back, 0), cudaSuccess);
+      on_device.step(stream);
+    };
+    if (captured) {
+      stream.begin_capture();
+      round();
+      cudaGraphExec_t graph = stream.end_capture();
+      for (int i = 0; i < kRounds; ++i) stream.launch(graph);
+      stream.wait();
+      EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
+    } else {
+      for (int i = 0; i < kRounds; ++i) round();
+      stream.wait();
+    }
+    for (int i = 0; i < kRounds; ++i) {
+      on_cpu.step({});
+      on_cpu.link.write(on_cpu.fresh.read());
+      on_cpu.second.step({});
+      on_cpu.step({});
+      on_cpu.link.write(on_cpu.fresh.read());
+      on_cpu.step({});
+    }
+    EXPECT_TRUE(same_bits(on_cpu.link.read(), on_device.link.read()));
+    EXPECT_TRUE(same_bits(on_cpu.parameter.read(), on_device.parameter.read()));
+    EXPECT_EQ(on_cpu.second.step_count(TensorId{}), on_device.second.step_count(TensorId{}));
+  }
+  EXPECT_EQ(cudaEventDestroy(there), cudaSuccess);
+  EXPECT_EQ(cudaEventDestroy(back), cudaSuccess);
 }
 
 // A graph goes on stepping what it was captured with, whatever is added later; options stay where it looks for them.
