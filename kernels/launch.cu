@@ -250,14 +250,19 @@ cudaError_t load_kernels(const NormRange& range) {
 }
 
 bool can_begin_early(int rule) {
-  // The architecture that a kernel was written for decides what it knows, whatever the driver made of it.
+  // The architecture that a kernel was written for decides what it knows, whatever the driver made of it. Before CUDA
+  // 12.3 a stream that is captured did not take such launches.
   constexpr int kFirst = 90;
+  constexpr int kFirstVersion = 12030;
   cudaFuncAttributes attributes{};
-  if (cudaFuncGetAttributes(&attributes, update_kernel(rule, 0).kernel) != cudaSuccess) {
+  int driver = 0;
+  if (cudaFuncGetAttributes(&attributes, update_kernel(rule, 0).kernel) != cudaSuccess ||
+      cudaDriverGetVersion(&driver) != cudaSuccess) {
     cudaGetLastError();
     return false;
   }
-  return attributes.ptxVersion >= kFirst && attributes.binaryVersion >= kFirst;
+  return attributes.ptxVersion >= kFirst && attributes.binaryVersion >= kFirst && driver >= kFirstVersion &&
+         CUDART_VERSION >= kFirstVersion;
 }
 
 }  // namespace adamant::kernels

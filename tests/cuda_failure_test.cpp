@@ -109,9 +109,6 @@ ADAMANT_WRAP(cudaFreeHost, (void* memory), (memory))
 ADAMANT_WRAP(cudaMemsetAsync, (void* to, int value, std::size_t bytes, cudaStream_t stream), (to, value, bytes, stream))
 ADAMANT_WRAP(cudaMemcpyAsync, (void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream),
              (to, from, bytes, kind, stream))
-ADAMANT_WRAP(cudaLaunchKernel,
-             (const void* kernel, dim3 grid, dim3 block, void** arguments, std::size_t shared, cudaStream_t stream),
-             (kernel, grid, block, arguments, shared, stream))
 ADAMANT_WRAP(cudaLaunchKernelExC, (const cudaLaunchConfig_t* how, const void* kernel, void** arguments),
              (how, kernel, arguments))
 ADAMANT_WRAP(cudaPointerGetAttributes, (cudaPointerAttributes * attributes, const void* pointer), (attributes, pointer))
@@ -265,7 +262,7 @@ std::vector<FailingCall> all_calls() {
        }},
       {"load", [](Subject& s) { s.optimizer().load(checkpoint_file()); }},
       {"load_with_a_loss_scale", [](Subject& s) { s.optimizer().load(controlled_checkpoint_file()); },
-       [](Subject& s) { s.take_control(); }, "cudaLaunchKernel"},
+       [](Subject& s) { s.take_control(); }, "cudaLaunchKernelExC"},
   };
 }
 
@@ -434,7 +431,7 @@ TEST_F(CudaFailures, of_a_launch_of_the_norm_leave_the_next_step_the_right_norm)
       failure = cudaErrorUnknown;
       calls = 0;
       failing = launch;
-      only = "cudaLaunchKernel";
+      only = "cudaLaunchKernelExC";
       counting = true;
       EXPECT_THROW(model.optimizer.step(), CudaError);
       counting = false;
@@ -470,7 +467,7 @@ TEST_F(CudaFailures, of_a_launch_let_those_before_it_finish_before_memory_goes_b
     failure = cudaErrorUnknown;
     calls = 0;
     failing = launch;
-    only = "cudaLaunchKernel";
+    only = "cudaLaunchKernelExC";
     counting = true;
     EXPECT_THROW(subject.optimizer().step(stream), CudaError);
     counting = false;
@@ -551,7 +548,7 @@ TEST_F(CudaFailures, of_an_earlier_kernel_are_reported_as_such) {
   failure = cudaErrorIllegalAddress;
   calls = 0;
   failing = 1;
-  only = "cudaLaunchKernel";
+  only = "cudaLaunchKernelExC";
   counting = true;
   try {
     subject.optimizer().step();
