@@ -162,6 +162,7 @@ MOST_REPETITIONS = 25
 FEWEST_REPETITIONS = 3
 MOST_THREADS = 4096  # that the library takes
 CACHES = 3  # times the last cache: what all sets of tensors together exceed
+MOST_TENSORS = 100000  # of all sets: PyTorch takes some microseconds to make one, and a loop over them as long to step it
 
 
 def last_cache_bytes(torch, device):
@@ -314,8 +315,9 @@ class Run:
             self.miss(label, "no time was left (--seconds)")
             return
         bytes_of_set = 4 * total * (2 + 2 * (len(peers) + 1))
-        sets = 1 if self.quick else max(1, min(64, math.ceil(CACHES * last_cache_bytes(machine.torch, machine.device) /
-                                                             (8 * total))))
+        sets = 1 if self.quick else max(1, min(64, MOST_TENSORS // len(sizes),
+                                               math.ceil(CACHES * last_cache_bytes(machine.torch, machine.device) /
+                                                         (8 * total))))
         needed = sets * bytes_of_set + 4 * 4 * total  # and what a step with temporaries has in between
         free = free_bytes(machine.torch, machine.device)
         if needed > free:
@@ -505,7 +507,7 @@ def main():
         shapes = [[2**24], [2**26], [2**14] * 200]
     elif not shapes:
         largest = min(10**9, int(0.9 * free_bytes(torch, machine.device) / 64))
-        shapes = [[64] * 10000, [2**20] * 200, [2**24], [largest]]
+        shapes = [[2**24], [largest], [2**20] * 200, [64] * 10000]  # what takes longest comes last
     run = Run(machine, words.seconds, words.quick)
     report = {"environment": environment(torch, machine, library), "peers": run.results, "missing": run.missing,
               "complete": False}

@@ -392,7 +392,9 @@ TEST(BenchPage, keeps_hot_and_cold_rows_apart) {
 // Before reports said so, runs on a CPU stayed on one set of buffers, and those on a GPU did not.
 TEST(BenchReport, reads_a_report_that_does_not_say_whether_it_is_hot_as_it_was_measured) {
   for (const auto& [file, hot] : std::map<std::string, bool>{{kCpu, true}, {kGpu, false}}) {
-    for (const auto& row : tools::rows_of(tools::read_reports("--from", {file}))) EXPECT_EQ(row.what.hot, hot) << file;
+    json report = tools::read_reports("--from", {file});
+    report.erase("hot");
+    for (const auto& row : tools::rows_of(report)) EXPECT_EQ(row.what.hot, hot) << file;
   }
 }
 
