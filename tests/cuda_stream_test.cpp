@@ -218,9 +218,9 @@ struct Chain {
         second(Adam{.learning_rate = 0.1}, device) {
     first.add({.name = "link", .parameter = {link.data(), count}, .gradient = {drive.data(), count}});
     second.add({.name = "parameter", .parameter = {parameter.data(), count}, .gradient = {link.data(), count}});
-    second.set_control({.clip_norm = 1e3});
   }
   void prepare(Stream stream) {
+    second.set_control({.clip_norm = 1e3}, stream);
     first.prepare(stream);
     second.prepare(stream);
   }
@@ -255,6 +255,7 @@ TEST_F(CudaStreams, read_nothing_before_what_comes_before_has_written_it) {
     SCOPED_TRACE(captured ? "captured" : "eager");
     Chain on_cpu(Device::cpu(), count);
     Chain on_device(cuda_device(), count);
+    on_cpu.prepare({});
     on_device.prepare(stream);
     const auto size = static_cast<std::size_t>(count) * sizeof(float);
     const auto bring_fresh = [&](Stream to) {
