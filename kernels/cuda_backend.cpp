@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <memory>
 #include <new>
 #include <nvtx3/nvtx3.hpp>
@@ -295,8 +296,7 @@ class CudaBackend final : public Backend {
     }
     for (const TileRange& tiles : ranges_) {
       const NvtxRange launch("update");
-      const UpdateLaunch how{
-          .threads = threads_, .begins_early = begins_early_, .commits_report = &tiles == &ranges_.back()};
+      const UpdateLaunch how{.threads = threads_, .begins_early = begins_early_, .is_last = &tiles == &ranges_.back()};
       const cudaError_t error = launch_update(rule_, tiles, device_, how, stream);
       if (error == cudaSuccess) continue;
       used(stream, captured);
@@ -401,6 +401,8 @@ class CudaBackend final : public Backend {
     Measured measured;
     std::int32_t non_finite;
   };
+  // Kernels read them 16 bytes at a time.
+  static_assert(offsetof(Common, control) % 16 == 0 && offsetof(Common, report) % 16 == 0);
   Common* common() const { return reinterpret_cast<Common*>(common_.get()); }
 
   void make_common() {

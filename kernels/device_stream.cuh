@@ -54,6 +54,9 @@ __device__ __forceinline__ T load_in_pieces(const void* from) {
   return value;
 }
 
+// The cache that a load goes through: past the first level it sees what other multiprocessors have written.
+enum class Through { first_level, second_level };
+
 template <typename T>
 struct DeviceStream {
   T* data;
@@ -71,21 +74,21 @@ struct DeviceStream {
   // A whole vector of what is_wide().
   template <int kCount>
   __device__ __forceinline__ void load_wide(int first, Lanes<std::remove_const_t<T>, kCount>& lanes) const {
-    load_pieces(global() + first, lanes);
+    load_pieces<Through::first_level>(global() + first, lanes);
   }
 
   // Elements [first, first + there) into the beginning of `lanes`; the others are zero.
-  template <int kCount>
+  template <Through kThrough = Through::first_level, int kCount>
   __device__ __forceinline__ void load(int first, int there, Lanes<std::remove_const_t<T>, kCount>& lanes) const {
     T* const at = global() + first;  // before the branch: what is known of it in one only is forgotten
     if (is_wide() && there == kCount) {
-      load_pieces(at, lanes);
+      load_pieces<kThrough>(at, lanes);
     } else {
       std::remove_const_t<T> values[kCount];
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
         if (i < there) {
-          values[i] = at[i];
+          values[i] = load_element<kThrough>(at + i);
         } else {
           values[i] = {};
         }
@@ -114,13 +117,33 @@ struct DeviceStream {
   }
 
  private:
-  template <int kCount>
+  template <Through kThrough>
+  __device__ __forceinline__ static std::remove_const_t<T> load_element(const T* at) {
+    if constexpr (kThrough == Through::first_level) {
+      return *at;
+    } else if constexpr (sizeof(T) == 2) {
+      const std::uint16_t bits = __ldcg(reinterpret_cast<const std::uint16_t*>(at));
+      std::remove_const_t<T> value;
+      memcpy(&value, &bits, sizeof value);
+      return value;
+    } else {
+      return __ldcg(at);
+    }
+  }
+  template <Through kThrough, int kCount>
   __device__ __forceinline__ static void load_pieces(T* at, Lanes<std::remove_const_t<T>, kCount>& lanes) {
     static_assert(sizeof(lanes) % kAccessBytes == 0);
     constexpr int kAccesses = static_cast<int>(sizeof(lanes)) / kAccessBytes;
     uint4 pieces[kAccesses];
 #pragma unroll
-    for (int i = 0; i < kAccesses; ++i) pieces[i] = reinterpret_cast<const uint4*>(at)[i];
+    for (int i = 0; i < kAccesses; ++i) {
+      const uint4* const piece = reinterpret_cast<const uint4*>(at) + i;
+      if constexpr (kThrough == Through::first_level) {
+        pieces[i] = *piece;
+      } else {
+        pieces[i] = __ldcg(piece);
+      }
+    }
     memcpy(&lanes, pieces, sizeof(lanes));
   }
 };

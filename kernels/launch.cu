@@ -209,7 +209,7 @@ cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& 
   const unsigned blocks =
       static_cast<unsigned>(range.whole << part_bits) + blocks_for(packed, how.threads / kPackedThreads);
   return launch(update.kernel, blocks, how.threads, how.begins_early, stream,
-                UpdateArguments{tables, range.begin, range.whole, range.end, part_bits, how.commits_report ? 1 : 0});
+                UpdateArguments{tables, range.begin, range.whole, range.end, part_bits, how.is_last ? 1 : 0});
 }
 
 cudaError_t launch_norm(const NormRange& range, const DeviceTables& tables, const NormTables& norm, bool begins_early,
@@ -250,19 +250,14 @@ cudaError_t load_kernels(const NormRange& range) {
 }
 
 bool can_begin_early(int rule) {
-  // The architecture that a kernel was written for decides what it knows, whatever the driver made of it. Before CUDA
-  // 12.3 a stream that is captured did not take such launches.
+  // The architecture that a kernel was written for decides what it knows, whatever the driver made of it.
   constexpr int kFirst = 90;
-  constexpr int kFirstVersion = 12030;
   cudaFuncAttributes attributes{};
-  int driver = 0;
-  if (cudaFuncGetAttributes(&attributes, update_kernel(rule, 0).kernel) != cudaSuccess ||
-      cudaDriverGetVersion(&driver) != cudaSuccess) {
+  if (cudaFuncGetAttributes(&attributes, update_kernel(rule, 0).kernel) != cudaSuccess) {
     cudaGetLastError();
     return false;
   }
-  return attributes.ptxVersion >= kFirst && attributes.binaryVersion >= kFirst && driver >= kFirstVersion &&
-         CUDART_VERSION >= kFirstVersion;
+  return attributes.ptxVersion >= kFirst && attributes.binaryVersion >= kFirst;
 }
 
 }  // namespace adamant::kernels

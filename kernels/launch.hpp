@@ -83,13 +83,13 @@ struct UpdateArguments {
   std::int64_t whole;
   std::int64_t end;
   std::int32_t part_bits;
-  std::int32_t commits_report;  // whether this is the last launch of a step
+  std::int32_t is_last;  // launch of a step, which commits the report
 };
 
 struct UpdateLaunch {
-  int threads;          // a block: a multiple of 32, at most kUpdateThreads
-  bool begins_early;    // follows launch_scalars() or another launch_update() at once
-  bool commits_report;  // is the last one of a step
+  int threads;        // a block: a multiple of 32, at most kUpdateThreads
+  bool begins_early;  // follows launch_scalars() or another launch_update() at once
+  bool is_last;       // launch of a step
 };
 
 // Updates the tiles of a range and commits their tensors' step counts.

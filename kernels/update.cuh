@@ -74,12 +74,13 @@ struct alignas(16) TileUpdate {
     PhiloxCounter bits[1 + (Storage::kRandomStates ? kSlots : 0)];
   };
 
+  template <Through kThrough>
   __device__ __forceinline__ void load(int at, int there, Vector& vector) const {
-    if constexpr (Master::kReadsParameter) parameter.load(at, there, vector.parameter);
-    gradient.load(at, there, vector.gradient);
-    if constexpr (Master::kKeeps) kept.load(at, there, vector.kept);
+    if constexpr (Master::kReadsParameter) parameter.template load<kThrough>(at, there, vector.parameter);
+    gradient.template load<kThrough>(at, there, vector.gradient);
+    if constexpr (Master::kKeeps) kept.template load<kThrough>(at, there, vector.kept);
 #pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot) state[slot].load(at, there, vector.state[slot]);
+    for (int slot = 0; slot < kSlots; ++slot) state[slot].template load<kThrough>(at, there, vector.state[slot]);
   }
 
   __device__ __forceinline__ void compute(int at, Vector& vector) const {
@@ -139,7 +140,7 @@ struct alignas(16) TileUpdate {
   __device__ __forceinline__ void run(int begin, int end, int rank, int team, const Ready& ready) const {
     int at = begin + rank * kCount;
     Vector vector;
-    load(at, min(kCount, end - at), vector);
+    load<Through::second_level>(at, min(kCount, end - at), vector);
     if (!ready()) {
       if (!zero_gradient) return;
 #pragma unroll 1  // else its length is worked out, by a division
@@ -154,7 +155,7 @@ struct alignas(16) TileUpdate {
       store(at, min(kCount, end - at), vector);
       at += team * kCount;
       forget();
-      if (at < end) load(at, min(kCount, end - at), vector);
+      if (at < end) load<Through::first_level>(at, min(kCount, end - at), vector);
     }
   }
 };
@@ -176,7 +177,7 @@ inline constexpr int kBlocksPerSm = blocks_per_sm<Rule, Storage>();
 template <typename Rule, typename Storage>
 __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) update(const UpdateArguments arguments) {
   using Update = TileUpdate<Rule, Storage>;
-  let_next_kernel_begin();
+  if (arguments.is_last == 0) let_next_kernel_begin();
   const unsigned whole_blocks = static_cast<unsigned>(arguments.whole) << arguments.part_bits;
   std::int64_t index = arguments.begin + (blockIdx.x >> arguments.part_bits);
   int part = static_cast<int>(blockIdx.x & ((1U << arguments.part_bits) - 1));
@@ -208,7 +209,8 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
   Update& update = shared[threadIdx.x >> copy_bits];
   if (is_first_of_copy) {
     update.parameter = {static_cast<typename Update::Parameter*>(row.parameter) + tile.first};
-    update.gradient = {static_cast<typename Update::Gradient*>(tables.gradients[tile.row]) + tile.first};
+    const auto gradient = __ldcg(reinterpret_cast<const unsigned long long*>(tables.gradients + tile.row));
+    update.gradient = {reinterpret_cast<typename Update::Gradient*>(gradient) + tile.first};
     if constexpr (Update::Master::kKeeps) update.kept = {static_cast<typename Update::Kept*>(row.kept) + tile.first};
 #pragma unroll
     for (int slot = 0; slot < Rule::kSlots; ++slot) {
@@ -238,7 +240,7 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
   if (rank != 0 || part != 0) return;
   // The step count goes with the tensor's first tile, so that a step that was not launched has advanced nothing.
   if (tile.first == 0) *DeviceStream<std::int64_t>{row.step_count}.global() = scalars.step_count;
-  if (blockIdx.x == 0 && threadIdx.x == 0 && arguments.commits_report != 0) *tables.report = *tables.next_report;
+  if (blockIdx.x == 0 && threadIdx.x == 0 && arguments.is_last != 0) *tables.report = *tables.next_report;
 }
 
 }  // namespace adamant::kernels

@@ -16,13 +16,16 @@ namespace {
 constexpr unsigned kNanoseconds = 200'000;  // many times what a kernel takes to begin
 
 // Writes from * factor, late; by one block, beside which there is room for others.
-__global__ void write_late(float* to, const float* from, std::int64_t count, float factor) {
+__global__ void write_late(float* to, double* wide, const float* from, std::int64_t count, float factor) {
 #if __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
   cudaTriggerProgrammaticLaunchCompletion();
   __nanosleep(kNanoseconds);
 #endif
-  for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) to[i] = from[i] * factor;
+  for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) {
+    to[i] = from[i] * factor;
+    wide[i] = to[i];
+  }
 }
 
 // Reads what the step in front of it writes, and waits for that, as a kernel that is launched so has to.
@@ -49,28 +52,30 @@ void launch_early(void (*kernel)(Parameters...), cudaStream_t stream, Arguments.
   EXPECT_EQ(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), cudaSuccess);
 }
 
-// On the device: memory of count numbers.
+// On the device.
+template <typename T>
 class Numbers {
  public:
-  explicit Numbers(const std::vector<float>& values) : bytes_(values.size() * sizeof(float)) {
+  explicit Numbers(const std::vector<T>& values) : bytes_(values.size() * sizeof(T)) {
     EXPECT_EQ(cudaMalloc(&data_, bytes_), cudaSuccess);
     EXPECT_EQ(cudaMemcpy(data_, values.data(), bytes_, cudaMemcpyHostToDevice), cudaSuccess);
   }
   ~Numbers() { EXPECT_EQ(cudaFree(data_), cudaSuccess); }
   Numbers(const Numbers&) = delete;
   Numbers& operator=(const Numbers&) = delete;
-  float* data() const { return data_; }
-  std::vector<float> read() const {
-    std::vector<float> values(bytes_ / sizeof(float));
+  T* data() const { return data_; }
+  std::vector<T> read() const {
+    std::vector<T> values(bytes_ / sizeof(T));
     EXPECT_EQ(cudaMemcpy(values.data(), data_, bytes_, cudaMemcpyDeviceToHost), cudaSuccess);
     return values;
   }
 
  private:
-  float* data_ = nullptr;
+  T* data_ = nullptr;
   std::size_t bytes_;
 };
 
+// Of two types, so that there are two norms and two updates.
 TEST_F(CudaDependentLaunch, of_a_kernel_that_writes_late_is_waited_for_by_norm_scalars_and_update) {
   constexpr std::int64_t kCount = 30'000;
   constexpr int kSteps = 5;
@@ -81,14 +86,21 @@ TEST_F(CudaDependentLaunch, of_a_kernel_that_writes_late_is_waited_for_by_norm_s
       SCOPED_TRACE(std::string(clips ? "clipped" : "not clipped") + (captured ? ", captured" : ", eager"));
       std::vector<float> parameter = first;
       std::vector<float> gradient(source.size());
+      std::vector<double> wide(first.begin(), first.end());
+      std::vector<double> wide_gradient(source.size());
       Optimizer on_cpu(Adam{.learning_rate = 0.1});
       on_cpu.add({.name = "x", .parameter = parameter, .gradient = gradient});
+      on_cpu.add({.name = "wide", .parameter = wide, .gradient = wide_gradient});
       const Numbers from(source);
       const Numbers there(first);
       const Numbers gradient_there(std::vector<float>(source.size(), 1e30F));
+      const Numbers wide_there(wide);
+      const Numbers wide_gradient_there(std::vector<double>(source.size(), 1e30));
       const Numbers copy(std::vector<float>(source.size()));
       Optimizer on_device(Adam{.learning_rate = 0.1}, cuda_device());
       on_device.add({.name = "x", .parameter = {there.data(), kCount}, .gradient = {gradient_there.data(), kCount}});
+      on_device.add(
+          {.name = "wide", .parameter = {wide_there.data(), kCount}, .gradient = {wide_gradient_there.data(), kCount}});
       if (clips) {
         on_cpu.set_control({.clip_norm = 3.0});
         on_device.set_control({.clip_norm = 3.0});
@@ -99,10 +111,14 @@ TEST_F(CudaDependentLaunch, of_a_kernel_that_writes_late_is_waited_for_by_norm_s
       ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
       if (captured) ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
       for (int step = 1; step <= kSteps; ++step) {
-        launch_early(write_late, stream, gradient_there.data(), from.data(), kCount, 0.5F * step);
+        launch_early(write_late, stream, gradient_there.data(), wide_gradient_there.data(), from.data(), kCount,
+                     0.5F * step);
         on_device.step(stream);
         launch_early(copy_early, stream, copy.data(), there.data(), kCount);
-        for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] = source[i] * (0.5F * step);
+        for (std::size_t i = 0; i < gradient.size(); ++i) {
+          gradient[i] = source[i] * (0.5F * step);
+          wide_gradient[i] = gradient[i];
+        }
         on_cpu.step();
       }
       if (captured) {
@@ -117,6 +133,7 @@ TEST_F(CudaDependentLaunch, of_a_kernel_that_writes_late_is_waited_for_by_norm_s
       }
       EXPECT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
       EXPECT_TRUE(same_bits(there.read(), parameter));
+      EXPECT_TRUE(same_bits(wide_there.read(), wide));
       EXPECT_TRUE(same_bits(copy.read(), parameter)) << "what a kernel behind the step reads";
       EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
     }

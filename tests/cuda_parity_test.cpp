@@ -191,8 +191,9 @@ std::vector<std::vector<std::byte>> run(Device device, const Case& c, const std:
 }
 
 const std::vector<std::int64_t>& sizes() {
-  static const std::vector<std::int64_t> all{0,   1,    2,    3,    4,    5,    31,   63,   64,   65,    127,   128, 0,
-                                             255, 1023, 1024, 1025, 1028, 4095, 4096, 4097, 8191, 12289, 20000, 16,  0};
+  static const std::vector<std::int64_t> all{0,    1,    2,    3,    4,    5,     31,    63,  64,
+                                             65,   127,  128,  0,    255,  511,   512,   513, 1025,
+                                             1028, 4095, 4096, 4097, 8191, 12289, 20000, 16,  0};
   return all;
 }
 

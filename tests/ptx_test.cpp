@@ -740,14 +740,17 @@ TEST_P(Ptx, waits_before_it_reads_what_may_change) {
   EXPECT_GT(kernels_seen, 0);
 }
 
-// Where the scalars' kernel lets the update begin, the update has loaded before it waits, and read nothing that the
-// scalars' kernel writes.
+// Where the scalars' kernel lets the update begin, the update has loaded before it waits, past the first-level cache,
+// and read nothing that the scalars' kernel writes. The last update of a step lets nobody begin early.
 TEST_P(Ptx, waits_for_scalars_behind_its_first_loads) {
   if (!begins_early()) return;
   for_each_update([](const Kernel& kernel, const Update& update) {
     const std::vector<std::size_t> wait = dependent_launch(kernel, "wait");
-    ASSERT_EQ(wait.size(), 1U) << kernel.name;
-    const std::vector<bool> after = Flow(kernel).after(wait[0]);
+    const std::vector<std::size_t> lets = dependent_launch(kernel, "launch_dependents");
+    ASSERT_TRUE(wait.size() == 1U && lets.size() == 1U) << kernel.name;
+    const Flow flow(kernel);
+    const std::vector<bool> after = flow.after(wait[0]);
+    EXPECT_TRUE(flow.after({0}, lets[0])[wait[0]]) << kernel.name << " lets the next kernel begin whatever it is";
     std::set<std::string> arrays;  // addresses of arrays come from shared memory
     for (const Instruction& instruction : kernel.code) {
       if (instruction.operation() == "ld" && instruction.has("shared") && instruction.name.back() == "u64") {
@@ -755,19 +758,28 @@ TEST_P(Ptx, waits_for_scalars_behind_its_first_loads) {
       }
     }
     arrays = made_of(arrays, kernel);
-    std::set<std::string> written;  // by the scalars' kernel
-    for (const std::size_t offset :
-         {offsetof(kernels::DeviceTables, scalars), offsetof(kernels::DeviceTables, next_report)}) {
-      const std::set<std::string> pointers = loaded_argument(kernel, offset);
-      EXPECT_FALSE(pointers.empty()) << kernel.name << ": does not ask for its argument at " << offset;
-      written.insert(pointers.begin(), pointers.end());
-    }
-    written = made_of(written, kernel);
+    const auto made_of_arguments = [&](std::initializer_list<std::size_t> offsets) {
+      std::set<std::string> all;
+      for (const std::size_t offset : offsets) {
+        const std::set<std::string> pointers = loaded_argument(kernel, offset);
+        EXPECT_FALSE(pointers.empty()) << kernel.name << ": does not ask for its argument at " << offset;
+        all.insert(pointers.begin(), pointers.end());
+      }
+      return made_of(all, kernel);
+    };
+    const std::set<std::string> written =  // by the scalars' kernel
+        made_of_arguments({offsetof(kernels::DeviceTables, scalars), offsetof(kernels::DeviceTables, next_report)});
+    const std::set<std::string> constant =
+        made_of_arguments({offsetof(kernels::DeviceTables, rows), offsetof(kernels::DeviceTables, tiles)});
     int loads = 0;
     for (std::size_t i = 0; i < kernel.code.size(); ++i) {
       const Instruction& instruction = kernel.code[i];
-      if (after[i] || !is_global(instruction, "ld")) continue;
+      if (after[i] || !is_access(instruction) || instruction.has("param") || instruction.has("shared")) continue;
+      EXPECT_EQ(instruction.operation(), "ld") << kernel.name << " writes before it waits: " << instruction.where;
       const std::string address = address_of(instruction);
+      EXPECT_TRUE(instruction.has("cg") || constant.contains(address))
+          << kernel.name << " reads through the first-level cache what may be old there: " << instruction.where << ": "
+          << instruction.text;
       EXPECT_FALSE(written.contains(address))
           << kernel.name << " does not wait for it: " << instruction.where << ": " << instruction.text;
       if (access_bytes(instruction) == 16 && arrays.contains(address)) ++loads;
