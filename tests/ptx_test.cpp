@@ -671,17 +671,32 @@ TEST_P(Ptx, issues_every_load_of_a_pass_before_it_uses_a_loaded_value) {
 
 // The registers into which a kernel loads a parameter's bytes from `offset` on.
 std::set<std::string> loaded_argument(const Kernel& kernel, std::size_t offset) {
+  std::map<std::string, std::int64_t> addresses;  // registers that hold one within the parameter
   std::set<std::string> found;
   for (const Instruction& instruction : kernel.code) {
+    if (instruction.operation() == "mov" && instruction.text.find("_param_0") != std::string::npos) {
+      addresses[instruction.written.at(0)] = 0;
+    } else if (const std::string& operation = instruction.operation(); (operation == "mov" || operation == "add") &&
+                                                                       instruction.read.size() == 1 &&
+                                                                       addresses.contains(instruction.read[0])) {
+      const char* const last = instruction.text.c_str() + instruction.text.rfind(',') + 1;
+      addresses[instruction.written.at(0)] =
+          addresses[instruction.read[0]] + (operation == "add" ? std::strtoll(last, nullptr, 10) : 0);
+    }
     if (instruction.operation() != "ld" || !instruction.has("param")) continue;
-    const std::size_t plus = instruction.text.find('+');
-    std::size_t at = plus == std::string::npos ? 0 : std::strtoull(instruction.text.c_str() + plus, nullptr, 10);
-    const std::size_t bytes = static_cast<std::size_t>(access_bytes(instruction)) / instruction.written.size();
+    const std::size_t plus = instruction.text.find('+');  // "[%rd1+-48]"
+    std::int64_t at = plus == std::string::npos ? 0 : std::strtoll(instruction.text.c_str() + plus + 1, nullptr, 10);
+    for (const std::string& base : instruction.read) {
+      EXPECT_TRUE(addresses.contains(base)) << instruction.where << ": this test does not know what " << base << " is";
+      at += addresses[base];
+    }
+    const std::int64_t bytes = access_bytes(instruction) / static_cast<int>(instruction.written.size());
     for (const std::string& name : instruction.written) {
-      if (at == offset) found.insert(name);
+      if (at == static_cast<std::int64_t>(offset)) found.insert(name);
       at += bytes;
     }
   }
+  EXPECT_FALSE(found.empty()) << kernel.name << ": does not ask for its argument at " << offset;
   return found;
 }
 
@@ -760,11 +775,7 @@ TEST_P(Ptx, waits_for_scalars_behind_its_first_loads) {
     arrays = made_of(arrays, kernel);
     const auto made_of_arguments = [&](std::initializer_list<std::size_t> offsets) {
       std::set<std::string> all;
-      for (const std::size_t offset : offsets) {
-        const std::set<std::string> pointers = loaded_argument(kernel, offset);
-        EXPECT_FALSE(pointers.empty()) << kernel.name << ": does not ask for its argument at " << offset;
-        all.insert(pointers.begin(), pointers.end());
-      }
+      for (const std::size_t offset : offsets) all.merge(loaded_argument(kernel, offset));
       return made_of(all, kernel);
     };
     const std::set<std::string> written =  // by the scalars' kernel
