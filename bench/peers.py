@@ -162,7 +162,6 @@ MOST_REPETITIONS = 25
 FEWEST_REPETITIONS = 3
 MOST_THREADS = 4096  # that the library takes
 CACHES = 3  # times the last cache: what all sets of tensors together exceed
-MOST_TENSORS = 100000  # of all sets: PyTorch takes some microseconds to make one, and a loop over them as long to step it
 
 
 def last_cache_bytes(torch, device):
@@ -315,9 +314,8 @@ class Run:
             self.miss(label, "no time was left (--seconds)")
             return
         bytes_of_set = 4 * total * (2 + 2 * (len(peers) + 1))
-        sets = 1 if self.quick else max(1, min(64, MOST_TENSORS // len(sizes),
-                                               math.ceil(CACHES * last_cache_bytes(machine.torch, machine.device) /
-                                                         (8 * total))))
+        sets = 1 if self.quick else max(1, min(64, math.ceil(CACHES * last_cache_bytes(machine.torch, machine.device) /
+                                                             (8 * total))))
         needed = sets * bytes_of_set + 4 * 4 * total  # and what a step with temporaries has in between
         free = free_bytes(machine.torch, machine.device)
         if needed > free:

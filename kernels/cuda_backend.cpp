@@ -189,6 +189,7 @@ class CudaBackend final : public Backend {
     norm_ranges_ = std::move(plan.norm.ranges);
     gradients_ = std::move(gradients);
     changed_ = {};
+    plan_is_new_ = true;
   }
 
   void set_gradient(std::int64_t row, const void* gradient) override {
@@ -285,10 +286,16 @@ class CudaBackend final : public Backend {
       bring_gradients(stream);
     }
     device_.measured = measures_ ? norm_.measured : nullptr;
-    if (measures_) measure(stream, captured);
+    // The first kernel with a new plan is launched as any other, so that what it and those behind it look up there
+    // before they wait is there for certain. A graph begins with such a one.
+    bool first_begins_early = begins_early_ && (captured || !plan_is_new_);
+    if (measures_) {
+      measure(first_begins_early, stream, captured);
+      first_begins_early = begins_early_;
+    }
     {
       const NvtxRange launch("scalars");
-      const cudaError_t error = launch_scalars(rule_, device_, begins_early_, stream);
+      const cudaError_t error = launch_scalars(rule_, device_, first_begins_early, stream);
       if (error != cudaSuccess) {
         used(stream, captured);  // by the norm
         fail(error, "launch_scalars", "launching the scalars of a step; no tensor was stepped");
@@ -302,6 +309,7 @@ class CudaBackend final : public Backend {
       used(stream, captured);
       fail(error, "launch_update", which_were_stepped(tiles));
     }
+    if (!captured) plan_is_new_ = false;
     used(stream, captured);
   }
 
@@ -417,11 +425,12 @@ class CudaBackend final : public Backend {
     common_ = std::move(memory);
   }
 
-  void measure(Stream stream, bool captured) {
+  void measure(bool first_begins_early, Stream stream, bool captured) {
     if (norm_interrupted_) ADAMANT_CUDA(begin_norm_anew(stream), "beginning the norm anew");
     for (const NormRange& range : norm_ranges_) {
       const NvtxRange launch("norm");
-      const cudaError_t error = launch_norm(range, device_, norm_, begins_early_, stream);
+      const bool begins_early = &range == &norm_ranges_.front() ? first_begins_early : begins_early_;
+      const cudaError_t error = launch_norm(range, device_, norm_, begins_early, stream);
       if (error == cudaSuccess) continue;
       {
         // At once, for a graph that was captured before; if that fails too, with the next step.
@@ -477,6 +486,7 @@ class CudaBackend final : public Backend {
   std::int64_t norm_nodes_ = 0;
   bool norm_interrupted_ = false;
   bool measures_ = false;
+  bool plan_is_new_ = false;      // no step outside of a graph has followed it yet
   std::vector<void*> gradients_;  // by row, as the next step shall find them
   Changed changed_;               // of those, what the device does not know yet
   std::optional<Staging> staging_;

@@ -2,9 +2,10 @@
 // before it in the stream, whosever that is, lets it or has ended, before what that one wrote can be read. launch.cu
 // asks for it.
 //
-// Until a kernel has waited it reads nothing but what stays the same as long as steps may be under way, the plan. An
-// update begins behind scalars that have waited, and so reads its arrays and their addresses too, past the first-level
-// cache: that a kernel which begins early finds nothing old there is not promised. Lines may be asked for at any time.
+// Until a kernel has waited it reads nothing but what stays the same as long as steps may be under way, the plan; the
+// first kernel of a new plan does not begin early. An update begins behind scalars that have waited, and so reads its
+// arrays and their addresses too, past the first-level cache: that a kernel which begins early finds nothing old there
+// is not promised. Lines may be asked for at any time.
 //
 // Only those begin early that are ours: what runs behind the last kernel of a step may have been launched so and not
 // wait at all (CUB's, where they were compiled for an older device), and would read what is not there yet.

@@ -36,6 +36,12 @@ __global__ void copy_early(float* to, const float* from, std::int64_t count) {
   for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) to[i] = from[i];
 }
 
+// The same without waiting, as kernels do that were compiled for an older device: allowed behind one that lets nobody
+// begin early.
+__global__ void copy_unaware(float* to, const float* from, std::int64_t count) {
+  for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) to[i] = from[i];
+}
+
 using CudaDependentLaunch = NeedsDevice;
 
 template <typename... Parameters, typename... Arguments>
@@ -97,6 +103,7 @@ TEST_F(CudaDependentLaunch, of_a_kernel_that_writes_late_is_waited_for_by_norm_s
       const Numbers wide_there(wide);
       const Numbers wide_gradient_there(std::vector<double>(source.size(), 1e30));
       const Numbers copy(std::vector<float>(source.size()));
+      const Numbers unaware(std::vector<float>(source.size()));
       Optimizer on_device(Adam{.learning_rate = 0.1}, cuda_device());
       on_device.add({.name = "x", .parameter = {there.data(), kCount}, .gradient = {gradient_there.data(), kCount}});
       on_device.add(
@@ -114,6 +121,7 @@ TEST_F(CudaDependentLaunch, of_a_kernel_that_writes_late_is_waited_for_by_norm_s
         launch_early(write_late, stream, gradient_there.data(), wide_gradient_there.data(), from.data(), kCount,
                      0.5F * step);
         on_device.step(stream);
+        if (step == kSteps) launch_early(copy_unaware, stream, unaware.data(), there.data(), kCount);
         launch_early(copy_early, stream, copy.data(), there.data(), kCount);
         for (std::size_t i = 0; i < gradient.size(); ++i) {
           gradient[i] = source[i] * (0.5F * step);
@@ -135,6 +143,7 @@ TEST_F(CudaDependentLaunch, of_a_kernel_that_writes_late_is_waited_for_by_norm_s
       EXPECT_TRUE(same_bits(there.read(), parameter));
       EXPECT_TRUE(same_bits(wide_there.read(), wide));
       EXPECT_TRUE(same_bits(copy.read(), parameter)) << "what a kernel behind the step reads";
+      EXPECT_TRUE(same_bits(unaware.read(), parameter)) << "what one that does not wait reads";
       EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
     }
   }
