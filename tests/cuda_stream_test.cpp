@@ -309,6 +309,29 @@ TEST_F(CudaStreams, read_nothing_before_what_comes_before_has_written_it) {
   EXPECT_EQ(cudaEventDestroy(back), cudaSuccess);
 }
 
+// The legacy default stream and one that is ordered with it take turns, without an event.
+TEST_F(CudaStreams, take_turns_with_the_legacy_default_stream) {
+  const char* const emulator = std::getenv("ADAMANT_EMULATOR");
+  const std::int64_t count = emulator != nullptr && *emulator != '\0' ? 5000 : 3'000'001;
+  cudaStream_t blocking = nullptr;
+  ASSERT_EQ(cudaStreamCreate(&blocking), cudaSuccess);
+  Chain on_cpu(Device::cpu(), count);
+  Chain on_device(cuda_device(), count);
+  for (Chain* chain : {&on_cpu, &on_device}) {
+    chain->prepare(blocking);
+    for (int i = 0; i < 5; ++i) {
+      chain->first.step(nullptr);
+      chain->second.step(blocking);
+      chain->step(nullptr);
+      chain->step(blocking);
+    }
+  }
+  ASSERT_EQ(cudaStreamSynchronize(blocking), cudaSuccess);
+  EXPECT_TRUE(same_bits(on_cpu.link.read(), on_device.link.read()));
+  EXPECT_TRUE(same_bits(on_cpu.parameter.read(), on_device.parameter.read()));
+  EXPECT_EQ(cudaStreamDestroy(blocking), cudaSuccess);
+}
+
 // Tensors side by side, none of which begins at a multiple of 16 bytes: what one block writes lies in the same 32 bytes
 // as what another reads in the next step.
 TEST_F(CudaStreams, keep_apart_what_lies_in_the_same_bytes_of_a_cache) {
