@@ -288,14 +288,11 @@ class CudaBackend final : public Backend {
     device_.measured = measures_ ? norm_.measured : nullptr;
     // The first kernel with a new plan is launched as any other, so that what it and those behind it look up there
     // before they wait is there for certain. A graph begins with such a one.
-    bool first_begins_early = begins_early_ && (captured || !plan_is_new_);
-    if (measures_) {
-      measure(first_begins_early, stream, captured);
-      first_begins_early = begins_early_;
-    }
+    bool begins_early = begins_early_ && (captured || !plan_is_new_);
+    if (measures_) measure(begins_early, stream, captured);
     {
       const NvtxRange launch("scalars");
-      const cudaError_t error = launch_scalars(rule_, device_, first_begins_early, stream);
+      const cudaError_t error = launch_scalars(rule_, device_, begins_early, stream);
       if (error != cudaSuccess) {
         used(stream, captured);  // by the norm
         fail(error, "launch_scalars", "launching the scalars of a step; no tensor was stepped");
@@ -425,12 +422,12 @@ class CudaBackend final : public Backend {
     common_ = std::move(memory);
   }
 
-  void measure(bool first_begins_early, Stream stream, bool captured) {
+  // `begins_early` says it of the next kernel: of the first norm, and then of what follows.
+  void measure(bool& begins_early, Stream stream, bool captured) {
     if (norm_interrupted_) ADAMANT_CUDA(begin_norm_anew(stream), "beginning the norm anew");
     for (const NormRange& range : norm_ranges_) {
       const NvtxRange launch("norm");
-      const bool begins_early = &range == &norm_ranges_.front() ? first_begins_early : begins_early_;
-      const cudaError_t error = launch_norm(range, device_, norm_, begins_early, stream);
+      const cudaError_t error = launch_norm(range, device_, norm_, std::exchange(begins_early, begins_early_), stream);
       if (error == cudaSuccess) continue;
       {
         // At once, for a graph that was captured before; if that fails too, with the next step.

@@ -57,6 +57,25 @@ __device__ __forceinline__ T load_in_pieces(const void* from) {
 // The cache that a load goes through: past the first level it sees what other multiprocessors have written.
 enum class Through { first_level, second_level };
 
+// A word of kBytes that __ldcg() takes.
+template <std::size_t kBytes>
+using Word = std::conditional_t<
+    kBytes == 2, unsigned short,
+    std::conditional_t<kBytes == 4, unsigned, std::conditional_t<kBytes == 8, unsigned long long, uint4>>>;
+
+template <Through kThrough, typename T>
+__device__ __forceinline__ std::remove_const_t<T> loaded(T* at) {
+  if constexpr (kThrough == Through::first_level) {
+    return *at;
+  } else {
+    const auto word = __ldcg(reinterpret_cast<const Word<sizeof(T)>*>(at));
+    std::remove_const_t<T> value;
+    static_assert(sizeof value == sizeof word);
+    memcpy(&value, &word, sizeof value);
+    return value;
+  }
+}
+
 template <typename T>
 struct DeviceStream {
   T* data;
@@ -88,7 +107,7 @@ struct DeviceStream {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
         if (i < there) {
-          values[i] = load_element<kThrough>(at + i);
+          values[i] = loaded<kThrough>(at + i);
         } else {
           values[i] = {};
         }
@@ -117,33 +136,13 @@ struct DeviceStream {
   }
 
  private:
-  template <Through kThrough>
-  __device__ __forceinline__ static std::remove_const_t<T> load_element(const T* at) {
-    if constexpr (kThrough == Through::first_level) {
-      return *at;
-    } else if constexpr (sizeof(T) == 2) {
-      const std::uint16_t bits = __ldcg(reinterpret_cast<const std::uint16_t*>(at));
-      std::remove_const_t<T> value;
-      memcpy(&value, &bits, sizeof value);
-      return value;
-    } else {
-      return __ldcg(at);
-    }
-  }
   template <Through kThrough, int kCount>
   __device__ __forceinline__ static void load_pieces(T* at, Lanes<std::remove_const_t<T>, kCount>& lanes) {
     static_assert(sizeof(lanes) % kAccessBytes == 0);
     constexpr int kAccesses = static_cast<int>(sizeof(lanes)) / kAccessBytes;
     uint4 pieces[kAccesses];
 #pragma unroll
-    for (int i = 0; i < kAccesses; ++i) {
-      const uint4* const piece = reinterpret_cast<const uint4*>(at) + i;
-      if constexpr (kThrough == Through::first_level) {
-        pieces[i] = *piece;
-      } else {
-        pieces[i] = __ldcg(piece);
-      }
-    }
+    for (int i = 0; i < kAccesses; ++i) pieces[i] = loaded<kThrough>(reinterpret_cast<const uint4*>(at) + i);
     memcpy(&lanes, pieces, sizeof(lanes));
   }
 };

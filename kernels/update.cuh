@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
   unsigned sharers = ~0U;          // those of the warp
   if (blockIdx.x >= whole_blocks) {
     copy_bits = kPackedBits;
-    sharers = ((1U << kPackedThreads) - 1) << (threadIdx.x % 32 / kPackedThreads * kPackedThreads);
+    sharers = ((1U << kPackedThreads) - 1) << (threadIdx.x % (1U << kWarpBits) / kPackedThreads * kPackedThreads);
     index = arguments.begin + arguments.whole +
             (blockIdx.x - whole_blocks) * static_cast<std::int64_t>(blockDim.x >> kPackedBits) +
             (threadIdx.x >> kPackedBits);
@@ -209,8 +209,8 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
   Update& update = shared[threadIdx.x >> copy_bits];
   if (is_first_of_copy) {
     update.parameter = {static_cast<typename Update::Parameter*>(row.parameter) + tile.first};
-    const auto gradient = __ldcg(reinterpret_cast<const unsigned long long*>(tables.gradients + tile.row));
-    update.gradient = {reinterpret_cast<typename Update::Gradient*>(gradient) + tile.first};
+    void* const gradient = loaded<Through::second_level>(tables.gradients + tile.row);
+    update.gradient = {static_cast<typename Update::Gradient*>(gradient) + tile.first};
     if constexpr (Update::Master::kKeeps) update.kept = {static_cast<typename Update::Kept*>(row.kept) + tile.first};
 #pragma unroll
     for (int slot = 0; slot < Rule::kSlots; ++slot) {

@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "adamant/adamant.hpp"
+#include "host/device_memory.hpp"
 #include "tests/device.hpp"
 #include "tests/inputs.hpp"
 
@@ -58,29 +60,6 @@ void launch_early(void (*kernel)(Parameters...), cudaStream_t stream, Arguments.
   EXPECT_EQ(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), cudaSuccess);
 }
 
-// On the device.
-template <typename T>
-class Numbers {
- public:
-  explicit Numbers(const std::vector<T>& values) : bytes_(values.size() * sizeof(T)) {
-    EXPECT_EQ(cudaMalloc(&data_, bytes_), cudaSuccess);
-    EXPECT_EQ(cudaMemcpy(data_, values.data(), bytes_, cudaMemcpyHostToDevice), cudaSuccess);
-  }
-  ~Numbers() { EXPECT_EQ(cudaFree(data_), cudaSuccess); }
-  Numbers(const Numbers&) = delete;
-  Numbers& operator=(const Numbers&) = delete;
-  T* data() const { return data_; }
-  std::vector<T> read() const {
-    std::vector<T> values(bytes_ / sizeof(T));
-    EXPECT_EQ(cudaMemcpy(values.data(), data_, bytes_, cudaMemcpyDeviceToHost), cudaSuccess);
-    return values;
-  }
-
- private:
-  T* data_ = nullptr;
-  std::size_t bytes_;
-};
-
 // Of two types, so that there are two norms and two updates.
 TEST_F(CudaDependentLaunch, of_a_kernel_that_writes_late_is_waited_for_by_norm_scalars_and_update) {
   constexpr std::int64_t kCount = 30'000;
@@ -97,13 +76,17 @@ TEST_F(CudaDependentLaunch, of_a_kernel_that_writes_late_is_waited_for_by_norm_s
       Optimizer on_cpu(Adam{.learning_rate = 0.1});
       on_cpu.add({.name = "x", .parameter = parameter, .gradient = gradient});
       on_cpu.add({.name = "wide", .parameter = wide, .gradient = wide_gradient});
-      const Numbers from(source);
-      const Numbers there(first);
-      const Numbers gradient_there(std::vector<float>(source.size(), 1e30F));
-      const Numbers wide_there(wide);
-      const Numbers wide_gradient_there(std::vector<double>(source.size(), 1e30));
-      const Numbers copy(std::vector<float>(source.size()));
-      const Numbers unaware(std::vector<float>(source.size()));
+      host::DeviceMemory memory(cuda_device());
+      const auto there_of = [&]<typename T>(const std::vector<T>& values) {
+        return host::DeviceArray<T>(memory, std::span<const T>(values));
+      };
+      const auto from = there_of(source);
+      const auto there = there_of(first);
+      const auto gradient_there = there_of(std::vector<float>(source.size(), 1e30F));
+      const auto wide_there = there_of(wide);
+      const auto wide_gradient_there = there_of(std::vector<double>(source.size(), 1e30));
+      const auto copy = there_of(std::vector<float>(source.size()));
+      const auto unaware = there_of(std::vector<float>(source.size()));
       Optimizer on_device(Adam{.learning_rate = 0.1}, cuda_device());
       on_device.add({.name = "x", .parameter = {there.data(), kCount}, .gradient = {gradient_there.data(), kCount}});
       on_device.add(

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -242,8 +241,7 @@ struct Chain {
 
 // Whatever comes before: kernels that let the next one begin, copies, and what another stream has done.
 TEST_F(CudaStreams, read_nothing_before_what_comes_before_has_written_it) {
-  const char* const emulator = std::getenv("ADAMANT_EMULATOR");
-  const std::int64_t count = emulator != nullptr && *emulator != '\0' ? 5000 : 3'000'001;
+  const std::int64_t count = is_emulated() ? 5000 : 3'000'001;
   constexpr int kRounds = 5;
   const OwnStream stream;
   const OwnStream other;
@@ -311,8 +309,7 @@ TEST_F(CudaStreams, read_nothing_before_what_comes_before_has_written_it) {
 
 // The legacy default stream and one that is ordered with it take turns, without an event.
 TEST_F(CudaStreams, take_turns_with_the_legacy_default_stream) {
-  const char* const emulator = std::getenv("ADAMANT_EMULATOR");
-  const std::int64_t count = emulator != nullptr && *emulator != '\0' ? 5000 : 3'000'001;
+  const std::int64_t count = is_emulated() ? 5000 : 3'000'001;
   cudaStream_t blocking = nullptr;
   ASSERT_EQ(cudaStreamCreate(&blocking), cudaSuccess);
   Chain on_cpu(Device::cpu(), count);
@@ -335,10 +332,8 @@ TEST_F(CudaStreams, take_turns_with_the_legacy_default_stream) {
 // Tensors side by side, none of which begins at a multiple of 16 bytes: what one block writes lies in the same 32 bytes
 // as what another reads in the next step.
 TEST_F(CudaStreams, keep_apart_what_lies_in_the_same_bytes_of_a_cache) {
-  const char* const emulator = std::getenv("ADAMANT_EMULATOR");
-  const bool is_emulated = emulator != nullptr && *emulator != '\0';
-  const int tensors = is_emulated ? 40 : 10000;
-  const int steps = is_emulated ? 3 : 200;
+  const int tensors = is_emulated() ? 40 : 10000;
+  const int steps = is_emulated() ? 3 : 200;
   constexpr std::int64_t kCount = 33;
   const std::vector<float> values = spread_values<float>(tensors * kCount + 1, 1, -4, 1);
   const std::vector<float> slopes = spread_values<float>(tensors * kCount + 1, 2, -8, 2);

@@ -34,6 +34,12 @@ inline bool device_required() {
   return required != nullptr && std::string_view(required) == "1";
 }
 
+// Whether an emulator runs device code: slower, and a kernel after the other.
+inline bool is_emulated() {
+  const char* const emulator = std::getenv("ADAMANT_EMULATOR");
+  return emulator != nullptr && *emulator != '\0';
+}
+
 // For SetUp() and for the beginning of a TEST.
 #define ADAMANT_NEEDS_DEVICE()                                                                                        \
   do {                                                                                                                \
