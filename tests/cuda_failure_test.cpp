@@ -50,24 +50,30 @@ bool has(std::string_view name, std::string_view part) { return name.find(part) 
 struct Seen {
   std::string name;
   std::optional<cudaStream_t> stream;
+  bool begins_early = false;  // a launch that may begin before the kernel in front of it has ended
 };
 std::vector<Seen>* seen = nullptr;  // where calls are written down, if anywhere
 
+// What the arguments of a call say of it.
 template <typename... Arguments>
-std::optional<cudaStream_t> stream_of(const Arguments&... arguments) {
-  std::optional<cudaStream_t> stream;
+Seen seen_in(const Arguments&... arguments) {
+  Seen result;
   [[maybe_unused]] const auto look = [&]<typename Argument>(const Argument& argument) {
-    if constexpr (std::is_same_v<Argument, cudaStream_t>) stream = argument;
-    if constexpr (std::is_same_v<Argument, const cudaLaunchConfig_t*>) stream = argument->stream;
+    if constexpr (std::is_same_v<Argument, cudaStream_t>) result.stream = argument;
+    if constexpr (std::is_same_v<Argument, const cudaLaunchConfig_t*>) {
+      result.stream = argument->stream;
+      result.begins_early = argument->numAttrs == 1;
+    }
   };
   (look(arguments), ...);
-  return stream;
+  return result;
 }
 
 // Calls the runtime, or fails. What gives something back fails after it has done so.
 template <typename Real>
-cudaError_t call(std::string_view name, std::optional<cudaStream_t> stream, const Real& real) {
-  if (seen != nullptr) seen->push_back({std::string(name), stream});
+cudaError_t call(const char* name, Seen what, const Real& real) {
+  what.name = name;
+  if (seen != nullptr) seen->push_back(what);
   const bool gives_back = has(name, "Free") || has(name, "Destroy");
   const bool makes = has(name, "Create") || has(name, "Malloc");
   const bool fail = fails(name);
@@ -80,12 +86,12 @@ cudaError_t call(std::string_view name, std::optional<cudaStream_t> stream, cons
 }  // namespace
 
 // NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp): the names that --wrap asks for
-#define ADAMANT_WRAP(name, parameters, arguments)                                     \
-  extern "C" {                                                                        \
-  cudaError_t __real_##name parameters;                                               \
-  cudaError_t __wrap_##name parameters {                                              \
-    return call(#name, stream_of arguments, [&] { return __real_##name arguments; }); \
-  }                                                                                   \
+#define ADAMANT_WRAP(name, parameters, arguments)                                   \
+  extern "C" {                                                                      \
+  cudaError_t __real_##name parameters;                                             \
+  cudaError_t __wrap_##name parameters {                                            \
+    return call(#name, seen_in arguments, [&] { return __real_##name arguments; }); \
+  }                                                                                 \
   }
 ADAMANT_WRAP(cudaGetDevice, (int* device), (device))
 ADAMANT_WRAP(cudaGetDeviceCount, (int* count), (count))
@@ -622,6 +628,39 @@ TEST_F(Trap11Streams, of_others_see_nothing_of_a_prepared_step_which_waits_for_n
   }
   EXPECT_GE(launches, 5);  // the setter, a norm, the scalars, an update of each combination of types
   EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
+}
+
+// What a kernel looks up before it waits has to be there.
+using CudaNewPlan = NeedsDevice;
+
+TEST_F(CudaNewPlan, is_read_by_a_kernel_that_begins_as_any_other_first) {
+  host::DeviceMemory memory(cuda_device());
+  Subject subject(memory);
+  for (const bool measures : {false, true}) {
+    if (measures) subject.take_control();
+    const auto launches_of_a_step = [&] {
+      std::vector<Seen> calls_of_a_step;
+      seen = &calls_of_a_step;
+      subject.optimizer().step();
+      seen = nullptr;
+      std::vector<bool> early;
+      for (const Seen& call : calls_of_a_step) {
+        if (has(call.name, "Launch")) early.push_back(call.begins_early);
+      }
+      return early;
+    };
+    subject.optimizer().freeze(TensorId{0});
+    subject.optimizer().prepare();
+    const std::vector<bool> first = launches_of_a_step();
+    const std::vector<bool> second = launches_of_a_step();
+    ASSERT_GE(first.size(), measures ? 4U : 3U);
+    ASSERT_EQ(first.size(), second.size());
+    if (!second.front()) GTEST_SKIP() << "this device, or a build without code for it, begins no kernel early";
+    EXPECT_EQ(std::count(second.begin(), second.end(), false), 0);
+    EXPECT_FALSE(first.front());
+    EXPECT_EQ(std::count(first.begin(), first.end(), false), 1);
+    subject.optimizer().thaw(TensorId{0});
+  }
 }
 
 class CudaPointers : public NeedsDevice {
