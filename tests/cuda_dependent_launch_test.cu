@@ -15,14 +15,12 @@
 namespace adamant::test {
 namespace {
 
-constexpr unsigned kNanoseconds = 200'000;  // many times what a kernel takes to begin
-
 // Writes from * factor, late; by one block, beside which there is room for others.
 __global__ void write_late(float* to, double* wide, const float* from, std::int64_t count, float factor) {
 #if __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
   cudaTriggerProgrammaticLaunchCompletion();
-  __nanosleep(kNanoseconds);
+  __nanosleep(200'000);  // many times what a kernel takes to begin
 #endif
   for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) {
     to[i] = from[i] * factor;
