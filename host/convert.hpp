@@ -15,12 +15,12 @@ namespace adamant::host {
 // remainder begins as zeros.
 void make_master(int storage, void* kept, const void* parameter, std::int64_t count);
 
-// The numbers of an array in another type, rounded to nearest even. From float64 to 16 bits there would be two
-// roundings, and nobody goes the other way: `is_convertible` says no to both.
+// The numbers of an array in another type, rounded to nearest even, every NaN the canonical one. From float64 to 16
+// bits there would be two roundings, and nobody goes the other way: `is_convertible` says no to both.
 bool is_convertible(DataType from, DataType to);
 std::vector<std::byte> converted(std::span<const std::byte> values, DataType from, DataType to);
 
-// A float32 array as parameter and what is kept beside it, and back.
+// A float32 array, as converted() makes it, as parameter and what is kept beside it, and back.
 struct SplitParameter {
   std::vector<std::byte> parameter;
   std::vector<std::byte> kept;  // empty where nothing is

@@ -15,30 +15,30 @@ template <typename T, int kCount, bool kIsNarrow = sizeof(T) == 2>
 struct Lanes {
   T values[kCount];
   __device__ __forceinline__ T get(int i) const { return values[i]; }
-  __device__ __forceinline__ void set(int i, T value) { values[i] = value; }
+  // Elements i, which is even, and i + 1.
+  __device__ __forceinline__ void set(int i, T first, T second) {
+    values[i] = first;
+    values[i + 1] = second;
+  }
 };
 template <typename T, int kCount>
 struct Lanes<T, kCount, true> {
   std::uint32_t words[kCount / 2];
   __device__ __forceinline__ T get(int i) const {
-    std::uint16_t low;
-    std::uint16_t high;
-    asm volatile("mov.b32 {%0, %1}, %2;" : "=h"(low), "=h"(high) : "r"(words[i / 2]));
+    std::uint32_t word;
+    asm volatile("mov.b32 %0, %1;" : "=r"(word) : "r"(words[i / 2]));
+    const auto bits = static_cast<std::uint16_t>(i % 2 == 0 ? word : word >> 16);
     T value;
-    const std::uint16_t bits = i % 2 == 0 ? low : high;
     memcpy(&value, &bits, sizeof value);
     return value;
   }
-  // In the order of their numbers: the second of a pair is put to the first.
-  __device__ __forceinline__ void set(int i, T value) {
-    std::uint16_t narrow;
-    memcpy(&narrow, &value, sizeof narrow);
-    const std::uint32_t bits = narrow;
-    if (i % 2 == 0) {
-      words[i / 2] = words[i / 2] & 0xFFFF0000U | bits;
-    } else {
-      asm volatile("prmt.b32 %0, %1, %2, 0x5410;" : "=r"(words[i / 2]) : "r"(words[i / 2]), "r"(bits));
-    }
+  // Two at a time, because a half that is put to a half which stays takes more instructions.
+  __device__ __forceinline__ void set(int i, T first, T second) {
+    std::uint16_t low;
+    std::uint16_t high;
+    memcpy(&low, &first, sizeof low);
+    memcpy(&high, &second, sizeof high);
+    asm volatile("mov.b32 %0, {%1, %2};" : "=r"(words[i / 2]) : "h"(low), "h"(high));
   }
 };
 

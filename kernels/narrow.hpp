@@ -1,6 +1,7 @@
 // Conversions between float32 and the types of 16 bits, the same bits on every backend: exact one way, rounded to
-// nearest even the other, every NaN the canonical one. Only integer operations, comparisons and one exact or correctly
-// rounded addition, so that compilers vectorise them.
+// nearest even the other. A NaN that is to be narrowed must be canonical(), as all that a rule returns is: its upper
+// half then is a bfloat16's canonical NaN, and takes no instructions of its own. Only integer operations, comparisons
+// and one exact or correctly rounded addition, so that compilers vectorise them.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +13,21 @@ namespace adamant::kernels {
 
 inline constexpr std::uint32_t kInfinityBits = 0x7F800000;
 inline constexpr std::uint32_t kMagnitudeBits = 0x7FFFFFFF;
-inline constexpr std::uint16_t kCanonicalBfloat16Nan = 0x7FC0;
 inline constexpr std::uint16_t kCanonicalFloat16Nan = 0x7E00;
 
 ADAMANT_HOST_DEVICE std::uint32_t bits_of(float x) { return __builtin_bit_cast(std::uint32_t, x); }
 ADAMANT_HOST_DEVICE float from_bits(std::uint32_t bits) { return __builtin_bit_cast(float, bits); }
+
+ADAMANT_HOST_DEVICE std::uint16_t upper_half(std::uint32_t word) {
+#if defined(__CUDA_ARCH__)
+  // Not a shift: as half of a register it goes into another register without one.
+  std::uint16_t half;
+  asm("{.reg .b16 low; mov.b32 {low, %0}, %1;}" : "=h"(half) : "r"(word));
+  return half;
+#else
+  return static_cast<std::uint16_t>(word >> 16);
+#endif
+}
 
 // To the arithmetic type; exact.
 template <typename Real>
@@ -67,9 +78,7 @@ template <>
 struct Narrow<bfloat16> {
   ADAMANT_HOST_DEVICE static bfloat16 of(float x) {
     const std::uint32_t bits = bits_of(x);
-    const std::uint32_t rounded = (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
-    const std::uint32_t result = (bits & kMagnitudeBits) > kInfinityBits ? kCanonicalBfloat16Nan : rounded;
-    return {static_cast<std::uint16_t>(result)};
+    return {upper_half(bits + 0x7FFFU + ((bits >> 16) & 1U))};
   }
 };
 template <>
@@ -103,11 +112,16 @@ ADAMANT_HOST_DEVICE std::uint32_t mask_of(bool condition) { return 0U - static_c
 // the largest there is nothing to round up to, and infinities and NaNs are not to be carried into either.
 ADAMANT_HOST_DEVICE bfloat16 rounded_at_random(float x, std::uint32_t random) {
   constexpr std::uint32_t kLargest = 0x7F7F0000;
-  const std::uint32_t bits = bits_of(x);
-  const std::uint32_t magnitude = bits & kMagnitudeBits;
-  const std::uint32_t rounded = (bits + (random & mask_of(magnitude < kLargest))) >> 16;
-  const std::uint32_t is_nan = mask_of(magnitude > kInfinityBits);
-  return {static_cast<std::uint16_t>((rounded & ~is_nan) | (kCanonicalBfloat16Nan & is_nan))};
+  std::uint32_t bits = bits_of(x);
+#if defined(__CUDA_ARCH__)
+  // A predicate, where the compiler would choose between `random` and 0 first.
+  asm("{.reg .pred is_rounded; setp.lt.f32 is_rounded, %1, %2; @is_rounded add.u32 %0, %0, %3;}"
+      : "+r"(bits)
+      : "f"(__builtin_fabsf(x)), "f"(from_bits(kLargest)), "r"(random));
+#else
+  bits += random & mask_of((bits & kMagnitudeBits) < kLargest);
+#endif
+  return {upper_half(bits)};
 }
 
 }  // namespace adamant::kernels

@@ -67,10 +67,8 @@ struct RemainderMaster {
   template <typename Real>
   ADAMANT_HOST_DEVICE static void split(Real x, std::uint32_t /*random*/, bfloat16& parameter, Kept& kept) {
     const std::uint32_t bits = bits_of(x);
-    const bool is_nan = (bits & kMagnitudeBits) > kInfinityBits;
-    const std::uint32_t upper = is_nan ? kCanonicalBfloat16Nan : (bits + 0x8000U) >> 16;
-    parameter = {static_cast<std::uint16_t>(upper)};
-    kept = static_cast<Kept>(is_nan ? 0U : bits & 0xFFFFU);
+    parameter = {upper_half(bits + 0x8000U)};
+    kept = static_cast<Kept>(bits & 0xFFFFU);
   }
 };
 

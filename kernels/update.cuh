@@ -69,6 +69,12 @@ struct alignas(16) TileUpdate {
     Lanes<Kept, kCount> kept;
     Lanes<State, kCount> state[kRoom];
   };
+  // One element of them that a step has written.
+  struct Stored {
+    Parameter parameter;
+    Kept kept;
+    State state[kRoom];
+  };
   // The random bits of a vector: of the parameter, then of the states.
   struct Random {
     PhiloxCounter bits[1 + (Storage::kRandomStates ? kSlots : 0)];
@@ -83,6 +89,30 @@ struct alignas(16) TileUpdate {
     for (int slot = 0; slot < kSlots; ++slot) state[slot].template load<kThrough>(at, there, vector.state[slot]);
   }
 
+  // Element i of a vector after the step.
+  __device__ __forceinline__ Stored computed(const Vector& vector, const Random& random, int i) const {
+    const auto random_bits = [&](int array) -> std::uint32_t {
+      if constexpr (Master::kIsRandom) return random_of_element(random.bits[array], i);
+      return 0;
+    };
+    forget();
+    Stored stored{};
+    if constexpr (Master::kReadsParameter) stored.parameter = vector.parameter.get(i);
+    if constexpr (Master::kKeeps) stored.kept = vector.kept.get(i);
+    Element<Real, kSlots> element;
+    element.parameter = Master::template full<Real>(stored.parameter, stored.kept);
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot) element.state[slot] = widened<Real>(vector.state[slot].get(i));
+    element = apply<Rule, Real>(step, conditions, element, widened<Real>(vector.gradient.get(i)));
+    Master::split(element.parameter, random_bits(0), stored.parameter, stored.kept);
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot) {
+      stored.state[slot] =
+          Storage::narrowed_state(element.state[slot], random_bits(Storage::kRandomStates ? 1 + slot : 0));
+    }
+    return stored;
+  }
+
   __device__ __forceinline__ void compute(int at, Vector& vector) const {
     Random bits;
     if constexpr (Master::kIsRandom) {
@@ -92,30 +122,14 @@ struct alignas(16) TileUpdate {
         bits.bits[array] = random.bits(block, array);
       }
     }
-    const auto random_bits = [&](int array, int i) -> std::uint32_t {
-      if constexpr (Master::kIsRandom) return random_of_element(bits.bits[array], i);
-      return 0;
-    };
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      forget();
-      Parameter parameter{};
-      Kept kept{};
-      if constexpr (Master::kReadsParameter) parameter = vector.parameter.get(i);
-      if constexpr (Master::kKeeps) kept = vector.kept.get(i);
-      Element<Real, kSlots> element;
-      element.parameter = Master::template full<Real>(parameter, kept);
+    for (int i = 0; i < kCount; i += 2) {
+      const Stored first = computed(vector, bits, i);
+      const Stored second = computed(vector, bits, i + 1);
+      vector.parameter.set(i, first.parameter, second.parameter);
+      if constexpr (Master::kKeeps) vector.kept.set(i, first.kept, second.kept);
 #pragma unroll
-      for (int slot = 0; slot < kSlots; ++slot) element.state[slot] = widened<Real>(vector.state[slot].get(i));
-      element = apply<Rule, Real>(step, conditions, element, widened<Real>(vector.gradient.get(i)));
-      Master::split(element.parameter, random_bits(0, i), parameter, kept);
-      vector.parameter.set(i, parameter);
-      if constexpr (Master::kKeeps) vector.kept.set(i, kept);
-#pragma unroll
-      for (int slot = 0; slot < kSlots; ++slot) {
-        vector.state[slot].set(
-            i, Storage::narrowed_state(element.state[slot], random_bits(Storage::kRandomStates ? 1 + slot : 0, i)));
-      }
+      for (int slot = 0; slot < kSlots; ++slot) vector.state[slot].set(i, first.state[slot], second.state[slot]);
     }
   }
 
@@ -232,14 +246,16 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
       update.step = load_in_pieces<typename Update::Step>(scalars.step.bytes);
       update.conditions = load_in_pieces<Conditions<typename Update::Real>>(scalars.conditions);
       if constexpr (Update::Master::kIsRandom) update.random = load_in_pieces<RandomKey>(&scalars.random);
+      // The step count goes with the tensor's first tile, so that a step that was not launched has advanced nothing.
+      // Here rather than at the end: what it takes need not be kept in registers until then.
+      if (rank == 0 && part == 0 && tile.first == 0) {
+        *DeviceStream<std::int64_t>{row.step_count}.global() = scalars.step_count;
+      }
     }
     __syncwarp(sharers);
     return !skip;
   };
   update.run(begin, end, rank, team, ready);
-  if (rank != 0 || part != 0) return;
-  // The step count goes with the tensor's first tile, so that a step that was not launched has advanced nothing.
-  if (tile.first == 0) *DeviceStream<std::int64_t>{row.step_count}.global() = scalars.step_count;
   if (blockIdx.x == 0 && threadIdx.x == 0 && arguments.is_last != 0) *tables.report = *tables.next_report;
 }
 

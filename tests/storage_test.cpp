@@ -16,6 +16,7 @@
 #include "host/cpu_update.hpp"
 #include "host/method.hpp"
 #include "host/scalars.hpp"
+#include "kernels/apply.hpp"
 #include "kernels/narrow.hpp"
 #include "tests/single_tensor.hpp"
 #include "tests/storages.hpp"
@@ -31,6 +32,17 @@ constexpr std::uint32_t kInfinityBits = 0x7F800000;
 
 // --- Conversions
 
+// As an update narrows.
+template <typename T>
+T narrowed(float x) {
+  return Narrow<T>::of(kernels::canonical(x));
+}
+bfloat16 split(float x, std::uint16_t& remainder) {
+  bfloat16 parameter{};
+  RemainderMaster::split(kernels::canonical(x), 0, parameter, remainder);
+  return parameter;
+}
+
 template <typename T>
 void expect_every_pattern_to_come_back() {
   for (std::uint32_t bits = 0; bits < 65536; ++bits) {
@@ -38,12 +50,12 @@ void expect_every_pattern_to_come_back() {
     const auto wide = kernels::widened<float>(narrow);
     if ((bits & 0x7FFF) > Format<T>::kInfinity) {
       ASSERT_TRUE(wide != wide) << std::hex << bits;
-      ASSERT_EQ(Narrow<T>::of(wide).bits, Format<T>::kNan) << std::hex << bits;
+      ASSERT_EQ(narrowed<T>(wide).bits, Format<T>::kNan) << std::hex << bits;
       continue;
     }
     ASSERT_EQ(static_cast<double>(wide), value_of(narrow)) << std::hex << bits;
     ASSERT_EQ(std::signbit(wide), bits >> 15 != 0) << std::hex << bits;
-    ASSERT_EQ(Narrow<T>::of(wide).bits, bits) << std::hex << bits;
+    ASSERT_EQ(narrowed<T>(wide).bits, bits) << std::hex << bits;
   }
 }
 
@@ -68,14 +80,14 @@ void expect_nearest(std::uint32_t stride) {
     while (pattern < Format<T>::kInfinity && (value > turn || (value == turn && pattern % 2 != 0))) {
       turn = halfway(++pattern);
     }
-    wrong |= static_cast<std::uint32_t>(Narrow<T>::of(x).bits ^ pattern);
-    wrong |= static_cast<std::uint32_t>(Narrow<T>::of(-x).bits ^ (pattern | 0x8000U));
+    wrong |= static_cast<std::uint32_t>(narrowed<T>(x).bits ^ pattern);
+    wrong |= static_cast<std::uint32_t>(narrowed<T>(-x).bits ^ (pattern | 0x8000U));
   }
   ASSERT_EQ(wrong, 0U) << std::hex << "before " << bits << ", expected " << pattern;
   for (std::uint64_t nan = kInfinityBits + 1; nan < 0x80000000U; nan += stride) {
     for (const std::uint32_t sign : {0U, 0x80000000U}) {
       const auto x = std::bit_cast<float>(static_cast<std::uint32_t>(nan) | sign);
-      ASSERT_EQ(Narrow<T>::of(x).bits, Format<T>::kNan) << std::hex << nan;
+      ASSERT_EQ(narrowed<T>(x).bits, Format<T>::kNan) << std::hex << nan;
     }
   }
 }
@@ -93,8 +105,7 @@ TEST(Conversions, Full_round_to_nearest_even_for_every_float32) {
 template <typename T>
 void expect_edges_to_round() {
   for (const float x : telling_values<T>()) {
-    ASSERT_EQ(Narrow<T>::of(x).bits, nearest<T>(x).bits)
-        << std::hexfloat << x << " " << std::bit_cast<std::uint32_t>(x);
+    ASSERT_EQ(narrowed<T>(x).bits, nearest<T>(x).bits) << std::hexfloat << x << " " << std::bit_cast<std::uint32_t>(x);
   }
 }
 
@@ -151,9 +162,8 @@ TEST(Remainders, parameter_and_remainder_are_the_float32_for_all_2_to_the_32_pat
     std::uint32_t wrong = 0;
     for (std::uint32_t lower = 0; lower < 65536; ++lower) {
       const std::uint32_t bits = upper << 16 | lower;
-      bfloat16 parameter{};
       std::uint16_t remainder = 0;
-      RemainderMaster::split(std::bit_cast<float>(bits), 0, parameter, remainder);
+      const bfloat16 parameter = split(std::bit_cast<float>(bits), remainder);
       const auto whole = std::bit_cast<std::uint32_t>(RemainderMaster::full<float>(parameter, remainder));
       const std::uint32_t expected = (bits & 0x7FFFFFFF) > kInfinityBits ? kCanonicalNan<float> : bits;
       wrong |= whole ^ expected;
@@ -166,9 +176,8 @@ TEST(Trap18Ties, all_65536_lower_halves_come_back_and_a_tie_rounds_away_from_zer
   for (const std::uint32_t upper : {0x0000U, 0x0001U, 0x3F80U, 0x3F81U, 0x7F7EU, 0x7F7FU, 0x8000U, 0xBF80U, 0xFF7FU}) {
     for (std::uint32_t lower = 0; lower < 65536; ++lower) {
       const auto x = std::bit_cast<float>(upper << 16 | lower);
-      bfloat16 parameter{};
       std::uint16_t remainder = 0;
-      RemainderMaster::split(x, 0, parameter, remainder);
+      const bfloat16 parameter = split(x, remainder);
       ASSERT_EQ(std::bit_cast<std::uint32_t>(joined(parameter, remainder)), upper << 16 | lower);
       ASSERT_EQ(remainder, lower);
       ASSERT_EQ(parameter.bits, lower < 0x8000 ? upper : upper + 1) << std::hex << upper << " " << lower;
@@ -178,9 +187,8 @@ TEST(Trap18Ties, all_65536_lower_halves_come_back_and_a_tie_rounds_away_from_zer
 
 TEST(Remainders, of_any_nan_are_those_of_the_canonical_one_and_infinities_stay) {
   const auto halves = [](std::uint32_t bits) {
-    bfloat16 parameter{};
     std::uint16_t remainder = 0;
-    RemainderMaster::split(std::bit_cast<float>(bits), 0, parameter, remainder);
+    const bfloat16 parameter = split(std::bit_cast<float>(bits), remainder);
     return static_cast<std::uint32_t>(parameter.bits) << 16 | remainder;
   };
   // Of these the upper half plus one would be -0, or infinity: a number out of what is none.
