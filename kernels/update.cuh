@@ -177,13 +177,13 @@ struct alignas(16) TileUpdate {
 template <typename Rule, typename Storage>
 constexpr int blocks_per_sm() {
   constexpr bool kIsLarge = kVector<Storage> >= 8;
+  int blocks = Rule::kSlots >= 3 && kIsLarge ? kUpdateBlocksPerSmOfLargeVectors : kUpdateBlocksPerSm;
 #if __CUDA_ARCH__ >= 1000
   // The optimizer that nvcc has for 10.0 and later needs more registers.
   constexpr bool kIsDouble = sizeof(typename Storage::Real) == 8;
-  if (Rule::kSlots >= 2 && kIsLarge) return kUpdateBlocksPerSmOfLargeVectors - 1;
-  if (Rule::kSlots >= 2 && kIsDouble) return kUpdateBlocksPerSm - 1;
+  if (Rule::kSlots >= 2 && (kIsLarge || kIsDouble)) --blocks;
 #endif
-  return Rule::kSlots >= 3 && kIsLarge ? kUpdateBlocksPerSmOfLargeVectors : kUpdateBlocksPerSm;
+  return blocks;
 }
 template <typename Rule, typename Storage>
 inline constexpr int kBlocksPerSm = blocks_per_sm<Rule, Storage>();

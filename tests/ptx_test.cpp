@@ -858,9 +858,7 @@ TEST_P(Ptx, needs_few_registers_and_spills_none) {
   const bool is_newer = std::atoi(GetParam().architecture.c_str()) >= 100;
   for (const Update& update : updates()) {
     int blocks = update.has_large_vectors && update.slots >= 3 ? 3 : 4;
-    if (is_newer && update.slots >= 2 && (update.has_large_vectors || update.is_double)) {
-      blocks = update.has_large_vectors ? 2 : 3;
-    }
+    if (is_newer && update.slots >= 2 && (update.has_large_vectors || update.is_double)) --blocks;
     most[update.name] = 65536 / (blocks * kernels::kUpdateThreads) / 8 * 8;
   }
   for (const Norm& norm : norms()) most[norm.name] = 65536 / (kernels::kNormBlocksPerSm * kernels::kNormThreads);
