@@ -108,8 +108,8 @@ struct Narrow<float16> {
 ADAMANT_HOST_DEVICE std::uint32_t mask_of(bool condition) { return 0U - static_cast<std::uint32_t>(condition); }
 
 // To a bfloat16 up or down at random: up with the probability of how far `x` is above the one below, so that the mean
-// is `x`. `random` is uniform in [0, 2^16). What is a bfloat16 stays as it is; nothing finite becomes infinite: above
-// the largest there is nothing to round up to, and infinities and NaNs are not to be carried into either.
+// is `x`. `random` is uniform in [0, 2^16). What is a bfloat16 stays as it is, infinities and the NaN too; nothing
+// finite becomes infinite: above the largest there is nothing to round up to.
 ADAMANT_HOST_DEVICE bfloat16 rounded_at_random(float x, std::uint32_t random) {
   constexpr std::uint32_t kLargest = 0x7F7F0000;
   std::uint32_t bits = bits_of(x);

@@ -1,8 +1,9 @@
 #!/bin/sh
 # A test that cannot fail is a defect: breaks one operation at a time in a copy of the tree and expects the tests to go
 # red. Prints a table of mutation and first red test as they come; exits 1 when a mutation survives, 2 when one does not
-# apply or does not build (which does not count as red). scripts/mutation_check.sh [PATTERN [WORKERS]]: only mutations
-# that match PATTERN (all), so many at a time (as there are cores); on two cores all take some two hours.
+# apply or does not build (which does not count as red). scripts/mutation_check.sh [--device] [PATTERN [WORKERS]]: only
+# mutations that match PATTERN (all), so many at a time (as there are cores); on two cores all take some two hours, and
+# with --device, which breaks the CUDA backend and runs its tests under ADAMANT_EMULATOR, one.
 #
 # Only the library is built again for a mutation, and the tests are linked again. Those that include a private header
 # may have copies of its functions, and be what tests them: where a mutation of one survives, they are built again too.
@@ -10,6 +11,16 @@
 set -eu
 cd "$(dirname "$0")/.."
 source=$PWD
+device=
+list=scripts/mutations.txt
+programs="adamant_tests adamant_digest_test adamant_replacement_test adamant_storage_test"
+if [ "${1:-}" = --device ]; then
+  shift
+  [ -n "${ADAMANT_EMULATOR:-}" ] || { echo "mutation check: --device needs ADAMANT_EMULATOR" >&2; exit 2; }
+  device=yes
+  list=scripts/device_mutations.txt
+  programs="adamant_cuda_kernels_test adamant_cuda_failure_test adamant_cuda_test"
+fi
 pattern=${1:-.}
 workers=${2:-$(nproc)}
 case $workers in '' | *[!0-9]* | 0) echo "mutation check: WORKERS is \"$workers\"; allowed: 1 or more" >&2; exit 2 ;; esac
@@ -17,17 +28,16 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # Workers, which a shell starts deaf to Ctrl-C, stop after the mutation they are at.
 trap ': >"$work/stop"; wait; exit 130' INT TERM
-programs="adamant_tests adamant_digest_test adamant_replacement_test adamant_storage_test"
 # Threads that wait in a loop for each other would take the other workers' cores.
 export OMP_WAIT_POLICY=passive
 
-grep -v '^\(#\|$\)' scripts/mutations.txt | while IFS='|' read -r file label expression; do
+grep -v '^\(#\|$\)' "$list" | while IFS='|' read -r file label expression; do
   if printf '%s %s\n' "$file" "$label" | grep -q -- "$pattern"; then
     printf '%s|%s|%s\n' "$file" "$label" "$expression"
   fi
 done >"$work/mutations"
 total=$(wc -l <"$work/mutations")
-[ "$total" -gt 0 ] || { echo "mutation check: no line of scripts/mutations.txt matches \"$pattern\"" >&2; exit 2; }
+[ "$total" -gt 0 ] || { echo "mutation check: no line of $list matches \"$pattern\"" >&2; exit 2; }
 [ "$workers" -le "$total" ] || workers=$total
 
 # A tree, a build and the link commands of the worker in $own.
@@ -35,11 +45,16 @@ make_build() {
   build=$own/build
   mkdir -p "$own/tree"
   tar -cf - --exclude='./build*' --exclude=./.git --exclude=./report . | tar -xf - -C "$own/tree"
-  # shellcheck disable=SC2086  # several targets
+  # shellcheck disable=SC2086  # several arguments
   {
-    cmake -G Ninja -S "$own/tree" -B "$build" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 \
-      -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=generic \
-      -DADAMANT_CUDA=OFF -DADAMANT_TESTS=ON -DADAMANT_BENCH=OFF -DADAMANT_TOOLS=OFF -DADAMANT_EXAMPLES=OFF &&
+    if [ -n "$device" ]; then
+      set -- --preset emulated -DADAMANT_WERROR=OFF
+    else
+      set -- -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DADAMANT_CUDA=OFF \
+        -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=generic
+    fi
+    (cd "$own/tree" && cmake "$@" -B "$build" -DADAMANT_TESTS=ON -DADAMANT_BENCH=OFF -DADAMANT_TOOLS=OFF \
+      -DADAMANT_EXAMPLES=OFF) &&
       cmake --build "$build" --target $programs
   } >"$own/log" 2>&1 || { tail -20 "$own/log"; return 1; }
   for program in $programs; do
@@ -49,7 +64,8 @@ make_build() {
 
 # red_in PROGRAM FILTER: the name of the first red test.
 red_in() {
-  "$build/tests/$1" --gtest_filter="$2" --gtest_brief=1 --gtest_fail_fast >"$own/out" 2>&1 || true
+  # shellcheck disable=SC2086  # a command prefix
+  ${device:+$ADAMANT_EMULATOR} "$build/tests/$1" --gtest_filter="$2" --gtest_brief=1 --gtest_fail_fast >"$own/out" 2>&1 || true
   sed -n 's/^\[  FAILED  \] \([^ ,]*\).*(\([0-9]*\) ms).*/\1/p' "$own/out"
   # A crash is red, too, and names no test.
   grep -q '^\[==========\] [0-9]* test.* ran' "$own/out" || echo "$1.crashed"
@@ -58,6 +74,13 @@ red_in() {
 # The first red test of each program, of which one is enough; the slow ones are asked only where the quick are green.
 slow='*BitsOf*:*ErrorBound*:AnyRun*:*EveryStorage*:*all_2_to_the_32_patterns'
 red_tests() {
+  if [ -n "$device" ]; then
+    red=$(red_in adamant_cuda_kernels_test '-*Full*')
+    [ -n "$red" ] || red=$(red_in adamant_cuda_test '*ParityOfEveryRule*:*Trap*-*Full*')
+    [ -n "$red" ] || red=$(red_in adamant_cuda_failure_test '-*Full*:*EveryCudaCall*')
+    [ -z "$red" ] || printf '%s\n' "$red"
+    return
+  fi
   red=$(red_in adamant_digest_test '*')
   [ -n "$red" ] || red=$(red_in adamant_replacement_test '*')
   [ -n "$red" ] || red=$(red_in adamant_tests "-*Full*:SimdLevels*:$slow")  # SimdLevels: this build has one
@@ -65,6 +88,12 @@ red_tests() {
   [ -z "$red" ] || printf '%s\n' "$red"
 }
 slow_red_tests() {
+  if [ -n "$device" ]; then
+    red=$(red_in adamant_cuda_test '*ParityOfEveryStorage*:CudaStorage*-*Full*')
+    [ -n "$red" ] || red=$(red_in adamant_cuda_failure_test '*EveryCudaCall*')
+    [ -z "$red" ] || printf '%s\n' "$red"
+    return
+  fi
   red=$(red_in adamant_tests "$slow-*Full*")
   [ -n "$red" ] || red=$(red_in adamant_storage_test "$slow-*Full*")
   [ -z "$red" ] || printf '%s\n' "$red"

@@ -345,6 +345,27 @@ TEST_F(OtherTypes, are_taken_on_by_the_tensors_that_are_named_and_by_no_others) 
   EXPECT_GT(changed, 150);
 }
 
+TEST_F(OtherTypes, hold_the_canonical_nan_whatever_nan_was_saved) {
+  // Rounded as numbers are, these would be -0, an infinity, 0 and an infinity.
+  const std::vector<std::uint32_t> nans = {0x7FFFFFFF, 0x7F800001, 0xFFFFFFFF, 0xFF800001};
+  Member source = make_member("w", {DataType::float32, DataType::float32, DataType::float32, Master::none},
+                              std::vector<float>(nans.size()));
+  std::memcpy(source.parameter.data(), nans.data(), source.parameter.size());
+  Optimizer saved(Adam{});
+  saved.add(spec_of(source));
+  saved.save(path);
+  for (const Master master : {Master::float32, Master::remainder, Master::stochastic}) {
+    Member target = make_member("w", {DataType::bfloat16, DataType::bfloat16, DataType::float32, master},
+                                std::vector<float>(nans.size()));
+    Optimizer loaded(Adam{});
+    loaded.add(spec_of(target));
+    loaded.load(path, {.change_types = {"w"}});
+    std::vector<std::uint16_t> bits(nans.size());
+    std::memcpy(bits.data(), target.parameter.data(), target.parameter.size());
+    EXPECT_EQ(bits, std::vector<std::uint16_t>(nans.size(), 0x7FC0)) << name(master);
+  }
+}
+
 TEST_F(OtherTypes, of_one_tensor_do_not_change_with_those_of_another) {
   const auto source = member_of(host::storages()[0]);
   const auto second = member_of(host::storages()[0]);

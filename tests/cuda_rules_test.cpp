@@ -231,7 +231,7 @@ template <typename T, typename Real>
 std::vector<T> narrowed(const std::vector<Real>& values) {
   std::vector<T> result;
   result.reserve(values.size());
-  for (const Real value : values) result.push_back(kernels::Narrow<T>::of(value));
+  for (const Real value : values) result.push_back(kernels::Narrow<T>::of(kernels::canonical(value)));
   return result;
 }
 

@@ -50,6 +50,47 @@ TEST_F(CudaStorage, rounds_to_nearest_even_with_canonical_nans_subnormals_and_ov
   EXPECT_TRUE(same_bits(nearest_of<bfloat16>(values), states));
 }
 
+// Two steps of momentum, parameters and states of bfloat16 that are rounded at random: parameters of every kind, each
+// with gradients of every exponent.
+struct RoundedAtRandom {
+  std::vector<bfloat16> parameter;
+  std::vector<bfloat16> state;
+};
+RoundedAtRandom rounded_at_random_on(Device device) {
+  std::vector<bfloat16> parameters;
+  std::vector<bfloat16> gradients;
+  for (const int parameter : {0x0000, 0x8001, 0x3F80, 0x7F7F, 0xFF7F, 0x7F80, 0x7FC1}) {
+    for (int exponent = 0; exponent < 512; ++exponent) {  // and sign
+      // 0x12: the second state is 1.75 times as large and may lie between the largest bfloat16 and infinity.
+      for (const int fraction : {0x00, 0x01, 0x12, 0x7F}) {
+        parameters.push_back({static_cast<std::uint16_t>(parameter)});
+        gradients.push_back({static_cast<std::uint16_t>(exponent << 7 | fraction)});
+      }
+    }
+  }
+  host::DeviceMemory memory(device);
+  const auto count = static_cast<std::int64_t>(parameters.size());
+  const host::DeviceArray<bfloat16> parameter(memory, std::span<const bfloat16>(parameters));
+  const host::DeviceArray<bfloat16> gradient(memory, std::span<const bfloat16>(gradients));
+  Optimizer optimizer(Momentum{.learning_rate = 1, .momentum = 0.75}, device);
+  const TensorId id = optimizer.add({.name = "x",
+                                     .parameter = {parameter.data(), count},
+                                     .gradient = {gradient.data(), count},
+                                     .state_type = DataType::bfloat16,
+                                     .master = Master::stochastic});
+  for (int step = 0; step < 2; ++step) optimizer.step();
+  std::vector<bfloat16> state(parameters.size());
+  memory.read(std::as_writable_bytes(std::span(state)), optimizer.state(id, "momentum_buffer").data());
+  return {parameter.read(), state};
+}
+
+TEST_F(CudaStorage, rounds_at_random_as_the_cpu_does_and_makes_no_infinity_of_what_is_next_to_it) {
+  const RoundedAtRandom expected = rounded_at_random_on(Device::cpu());
+  const RoundedAtRandom there = rounded_at_random_on(cuda_device());
+  EXPECT_TRUE(same_bits(expected.parameter, there.parameter));
+  EXPECT_TRUE(same_bits(expected.state, there.state));
+}
+
 TEST_F(Trap18TiesOnADevice, come_back_as_do_the_halves_of_every_kind_of_float32) {
   std::vector<float> values = telling_values_of_updates<bfloat16>();
   for (std::uint32_t lower = 0; lower < 65536; ++lower) values.push_back(std::bit_cast<float>(0x3F810000U | lower));

@@ -30,10 +30,10 @@ while IFS='|' read -r file label expression; do
   mutations=$((mutations + 1))
   sed "$expression" "$file" > "$folder/mutant" 2> "$folder/err" || fail "mutation $file, $label: $(cat "$folder/err")"
   ! cmp -s "$folder/mutant" "$file" || fail "mutation $file, $label: does not apply"
-done < scripts/mutations.txt
+done < <(cat scripts/mutations.txt scripts/device_mutations.txt)
 [ "$mutations" -ge 300 ] || fail "only $mutations mutations found"
 expect_equal "mutations that are there twice" \
-  "$(grep -v '^#' scripts/mutations.txt | cut -d'|' -f1,3- | sort | uniq -d)" ""
+  "$(cat scripts/mutations.txt scripts/device_mutations.txt | grep -v '^#' | cut -d'|' -f1,3- | sort | uniq -d)" ""
 
 # --- Unknown flags
 for command in run.sh test.sh; do
