@@ -2,8 +2,9 @@
 # A test that cannot fail is a defect: breaks one operation at a time in a copy of the tree and expects the tests to go
 # red. Prints a table of mutation and first red test as they come; exits 1 when a mutation survives, 2 when one does not
 # apply or does not build (which does not count as red). scripts/mutation_check.sh [--device] [PATTERN [WORKERS]]: only
-# mutations that match PATTERN (all), so many at a time (as there are cores); on two cores all take some two hours, and
-# with --device, which breaks the CUDA backend and runs its tests under ADAMANT_EMULATOR, one.
+# mutations that match PATTERN (all), so many at a time (as there are cores); on two cores all take some two hours. With
+# --device it breaks the CUDA backend instead and runs its tests under ADAMANT_EMULATOR, minutes for each: emulators
+# translate what changed.
 #
 # Only the library is built again for a mutation, and the tests are linked again. Those that include a private header
 # may have copies of its functions, and be what tests them: where a mutation of one survives, they are built again too.
