@@ -124,12 +124,12 @@ struct alignas(16) TileUpdate {
     }
 #pragma unroll
     for (int i = 0; i < kCount; i += 2) {
-      const Stored first = computed(vector, bits, i);
-      const Stored second = computed(vector, bits, i + 1);
-      vector.parameter.set(i, first.parameter, second.parameter);
-      if constexpr (Master::kKeeps) vector.kept.set(i, first.kept, second.kept);
+      const Stored even = computed(vector, bits, i);
+      const Stored odd = computed(vector, bits, i + 1);
+      vector.parameter.set(i, even.parameter, odd.parameter);
+      if constexpr (Master::kKeeps) vector.kept.set(i, even.kept, odd.kept);
 #pragma unroll
-      for (int slot = 0; slot < kSlots; ++slot) vector.state[slot].set(i, first.state[slot], second.state[slot]);
+      for (int slot = 0; slot < kSlots; ++slot) vector.state[slot].set(i, even.state[slot], odd.state[slot]);
     }
   }
 
