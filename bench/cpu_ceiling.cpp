@@ -37,7 +37,7 @@ constexpr int kCacheLine = 64;
 constexpr int kOneOfAPass = 4096;  // more than any pass takes
 
 template <Prefetch kPrefetch>
-[[gnu::always_inline]] inline void ask_for(const void* data, std::int64_t bytes) {
+[[gnu::always_inline]] inline void prefetch(const void* data, std::int64_t bytes) {
   if constexpr (kPrefetch.bytes > 0) {
     for (std::int64_t at = 0; at < bytes; at += kPrefetch.lines_apart) {
       const auto line = reinterpret_cast<std::uintptr_t>(data) + static_cast<std::uintptr_t>(kPrefetch.bytes + at);
@@ -56,8 +56,8 @@ template <int kStreams, int kWidth, int kUnroll, Prefetch kPrefetch>
   const float factor = zero_factor;
   std::int64_t i = begin;
   for (; i + kWidth * kUnroll <= end; i += kWidth * kUnroll) {
-    ask_for<kPrefetch>(read_only + i, 4 * kWidth * kUnroll);
-    for (int s = 0; s < kStreams; ++s) ask_for<kPrefetch>(at[s] + i, 4 * kWidth * kUnroll);
+    prefetch<kPrefetch>(read_only + i, 4 * kWidth * kUnroll);
+    for (int s = 0; s < kStreams; ++s) prefetch<kPrefetch>(at[s] + i, 4 * kWidth * kUnroll);
 #pragma GCC unroll 8
     for (int u = 0; u < kUnroll; ++u) {
       Wide add;
@@ -209,12 +209,12 @@ template <int kWidth>
 
 template <int kWidth>
 [[gnu::always_inline]] inline void move_mixed(std::span<const MovedArray> arrays, std::int64_t begin, std::int64_t end,
-                                              std::int64_t block, bool asks_ahead, std::uint32_t mask) {
+                                              std::int64_t block, bool prefetches, std::uint32_t mask) {
   for (std::int64_t first = begin; first < end; first += block) {
     const std::int64_t count = std::min(block, end - first);
-    if (asks_ahead) {
+    if (prefetches) {
       for (const MovedArray& array : arrays) {
-        ask_for<Prefetch{1536, kCacheLine, 2}>(array.data + first * array.element_bytes, count * array.element_bytes);
+        prefetch<Prefetch{1536, kCacheLine, 2}>(array.data + first * array.element_bytes, count * array.element_bytes);
       }
     }
     std::uint32_t add = 0;
@@ -235,22 +235,22 @@ struct MixedLevel {
   std::uint32_t (*read)(const std::byte*, std::int64_t);
 };
 
-void move_baseline(std::span<const MovedArray> a, std::int64_t b, std::int64_t e, std::int64_t block, bool asks_ahead,
+void move_baseline(std::span<const MovedArray> a, std::int64_t b, std::int64_t e, std::int64_t block, bool prefetches,
                    std::uint32_t mask) {
-  move_mixed<4>(a, b, e, block, asks_ahead, mask);
+  move_mixed<4>(a, b, e, block, prefetches, mask);
 }
 std::uint32_t read_baseline(const std::byte* data, std::int64_t bytes) { return read<4>(data, bytes); }
 #if defined(__x86_64__)
 [[gnu::target("avx2")]] void move_avx2(std::span<const MovedArray> a, std::int64_t b, std::int64_t e,
-                                       std::int64_t block, bool asks_ahead, std::uint32_t mask) {
-  move_mixed<8>(a, b, e, block, asks_ahead, mask);
+                                       std::int64_t block, bool prefetches, std::uint32_t mask) {
+  move_mixed<8>(a, b, e, block, prefetches, mask);
 }
 [[gnu::target("avx2")]] std::uint32_t read_avx2(const std::byte* data, std::int64_t bytes) {
   return read<8>(data, bytes);
 }
 [[gnu::target("avx512f")]] void move_avx512(std::span<const MovedArray> a, std::int64_t b, std::int64_t e,
-                                            std::int64_t block, bool asks_ahead, std::uint32_t mask) {
-  move_mixed<16>(a, b, e, block, asks_ahead, mask);
+                                            std::int64_t block, bool prefetches, std::uint32_t mask) {
+  move_mixed<16>(a, b, e, block, prefetches, mask);
 }
 [[gnu::target("avx512f")]] std::uint32_t read_avx512(const std::byte* data, std::int64_t bytes) {
   return read<16>(data, bytes);
@@ -291,7 +291,7 @@ std::string to_text(Schedule schedule) { return schedule == Schedule::contiguous
 std::vector<MixedCeilingVariant> mixed_ceiling_variants() {
   struct Block {
     std::int64_t elements;
-    bool asks_ahead;
+    bool prefetches;
   };
   std::vector<MixedCeilingVariant> list;
   for (const MixedLevel& level : mixed_levels()) {
@@ -299,12 +299,12 @@ std::vector<MixedCeilingVariant> mixed_ceiling_variants() {
       for (const Block& block : {Block{64, false}, Block{64, true}, Block{256, false}, Block{256, true},
                                  Block{1024, false}, Block{4096, false}}) {
         list.push_back({std::string(level.name) + " block " + std::to_string(block.elements) +
-                            (block.asks_ahead ? " prefetch 1.5 KiB into L2" : "") + to_text(schedule),
+                            (block.prefetches ? " prefetch 1.5 KiB into L2" : "") + to_text(schedule),
                         block.elements,
                         [=, move = level.move](std::span<const MovedArray> arrays, std::int64_t count,
                                                std::uint32_t mask, int threads) {
                           share_out(count, threads, schedule, [&](std::int64_t begin, std::int64_t end) {
-                            move(arrays, begin, end, block.elements, block.asks_ahead, mask);
+                            move(arrays, begin, end, block.elements, block.prefetches, mask);
                           });
                         }});
       }

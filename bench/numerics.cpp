@@ -1,26 +1,29 @@
-// Measures candidate orders of floating point operations for the update of every method, one step
-// against exact arithmetic and whole traces against PyTorch's float32 run, and prints the tables of
-// docs/numerics-candidates.md (which explains the columns). The rules of the library themselves are
-// not here: this program shares no code with them.
+// Measures candidate orders of floating point operations for the update of every method, one step against exact
+// arithmetic and whole traces against PyTorch's float32 run, and prints the tables of docs/numerics.md (which explains
+// the columns). The rules of the library themselves are not here: this program shares no code with them.
 //
-// usage: adamant_numerics [GOLDEN_FOLDER]
+// usage: adamant_numerics_study [GOLDEN_FOLDER]
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "host/safetensors.hpp"
+
 namespace {
+
+namespace st = adamant::host::safetensors;
+using Json = nlohmann::json;
 
 constexpr double kUnitRoundoff = 0x1p-24;
 
@@ -868,84 +871,47 @@ void add_generated(const std::vector<Trace>& traces, std::vector<TraceCase>& cas
 
 // Golden traces.
 
-struct Safetensors {
-  std::string header;
-  std::string data;
-};
-
-Safetensors read_safetensors(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  uint64_t header_bytes = 0;
-  file.read(reinterpret_cast<char*>(&header_bytes), sizeof header_bytes);
-  Safetensors s;
-  s.header.resize(header_bytes);
-  file.read(s.header.data(), std::streamsize(header_bytes));
-  s.data.assign(std::istreambuf_iterator<char>(file), {});
-  std::erase(s.header, '\\');  // the arguments are JSON inside a JSON string
-  return s;
+Method method_of(const std::string& optimizer, const Json& arguments) {
+  if (optimizer == "AdamW") return Method::kAdamW;
+  if (optimizer == "Adam") return Method::kAdam;
+  if (optimizer == "RMSprop") return Method::kRmsProp;
+  return arguments.value("momentum", 0.0) > 0 ? Method::kMomentum : Method::kGradientDescent;
 }
 
-// The text after `"key":`, or empty.
-std::string after_key(const std::string& text, const std::string& key) {
-  const size_t at = text.find('"' + key + "\":");
-  return at == std::string::npos ? "" : text.substr(at + key.size() + 3);
-}
-
-double number(const std::string& text, const std::string& key, double otherwise) {
-  const std::string rest = after_key(text, key);
-  return rest.empty() ? otherwise : std::strtod(rest.c_str(), nullptr);
-}
-
-bool flag(const std::string& text, const std::string& key) { return after_key(text, key).find("true") <= 1; }
-
-template <class Real>
-std::vector<Real> tensor(const Safetensors& s, const std::string& name) {
-  const std::string offsets = after_key(after_key(s.header, name), "data_offsets");
-  size_t begin = 0, end = 0;
-  std::sscanf(offsets.c_str(), " [%zu, %zu]", &begin, &end);
-  std::vector<Real> values((end - begin) / sizeof(Real));
-  std::memcpy(values.data(), s.data.data() + begin, end - begin);
-  return values;
-}
-
-Method method_named(const std::string& header) {
-  const std::string value = after_key(header, "optimizer");
-  const std::string name = value.substr(0, value.find_first_of(",}"));
-  if (name.find("AdamW") != std::string::npos) return Method::kAdamW;
-  if (name.find("Adam") != std::string::npos) return Method::kAdam;
-  if (name.find("RMSprop") != std::string::npos) return Method::kRmsProp;
-  return number(header, "momentum", 0) > 0 ? Method::kMomentum : Method::kGradientDescent;
-}
-
-Options options_of(Method method, const std::string& header) {
+// Arguments that are not there have PyTorch's defaults.
+Options options_of(Method method, const Json& arguments) {
   Options o;
-  o.rate = number(header, "lr", method == Method::kRmsProp ? 1e-2 : 1e-3);
-  o.epsilon = number(header, "eps", 1e-8);
-  o.weight_decay = number(header, "weight_decay", method == Method::kAdamW ? 1e-2 : 0);
-  o.dampening = number(header, "dampening", 0);
-  o.maximize = flag(header, "maximize");
-  o.amsgrad = flag(header, "amsgrad");
-  o.centered = flag(header, "centered");
-  o.nesterov = flag(header, "nesterov");
-  if (method == Method::kMomentum) o.beta = number(header, "momentum", 0);
+  o.rate = arguments.value("lr", method == Method::kRmsProp ? 1e-2 : 1e-3);
+  o.epsilon = arguments.value("eps", 1e-8);
+  o.weight_decay = arguments.value("weight_decay", method == Method::kAdamW ? 1e-2 : 0.0);
+  o.dampening = arguments.value("dampening", 0.0);
+  o.maximize = arguments.value("maximize", false);
+  o.amsgrad = arguments.value("amsgrad", false);
+  o.centered = arguments.value("centered", false);
+  o.nesterov = arguments.value("nesterov", false);
+  if (method == Method::kMomentum) o.beta = arguments.value("momentum", 0.0);
   if (method == Method::kRmsProp) {
-    o.beta = number(header, "alpha", 0.99);
-    o.buffer_beta = number(header, "momentum", 0);
+    o.beta = arguments.value("alpha", 0.99);
+    o.buffer_beta = arguments.value("momentum", 0.0);
   }
-  const std::string betas = after_key(header, "betas");
-  if (!betas.empty()) std::sscanf(betas.c_str(), " [%lf, %lf]", &o.beta, &o.beta2);
+  if (arguments.contains("betas")) {
+    o.beta = arguments["betas"][0];
+    o.beta2 = arguments["betas"][1];
+  }
   return o;
 }
 
 // Replaces what `complete` made by what the file says and reports where the two differ.
 TraceCase read_case(const std::filesystem::path& path, const Trace& trace) {
-  const Safetensors file = read_safetensors(path);
-  TraceCase c{.name = path.stem().string(), .method = method_named(file.header), .trace = &trace};
-  c.options = options_of(c.method, file.header);
+  const st::File file = st::File::open(path);
+  const Json arguments = Json::parse(file.metadata().at("arguments"));
+  TraceCase c{
+      .name = path.stem().string(), .method = method_of(file.metadata().at("optimizer"), arguments), .trace = &trace};
+  c.options = options_of(c.method, arguments);
   c.golden = true;
   complete(c);
-  const auto expected = tensor<double>(file, "param");
-  const auto yardstick = tensor<float>(file, "param_f32");
+  const auto expected = file.read<double>("param");
+  const auto yardstick = file.read<float>("param_f32");
   size_t same = 0;
   double off = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -956,7 +922,7 @@ TraceCase read_case(const std::filesystem::path& path, const Trace& trace) {
     std::fprintf(stderr, "%s: %zu of %zu float32 results as emulated; float64 within %.1g ulp\n", c.name.c_str(), same,
                  expected.size(), off);
   }
-  c.path_max = tensor<double>(file, "param_path_max");
+  c.path_max = file.read<double>("param_path_max");
   c.expected = expected;
   c.yardstick = yardstick;
   return c;
@@ -967,8 +933,8 @@ std::map<std::string, Trace> read_traces(const std::filesystem::path& folder) {
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const std::string stem = entry.path().stem().string();
     if (!stem.ends_with(".trace")) continue;
-    const Safetensors file = read_safetensors(entry.path());
-    traces[stem.substr(0, stem.size() - 6)] = {tensor<float>(file, "param"), tensor<float>(file, "grad")};
+    const st::File file = st::File::open(entry.path());
+    traces[stem.substr(0, stem.size() - 6)] = {file.read<float>("param"), file.read<float>("grad")};
   }
   return traces;
 }

@@ -397,7 +397,7 @@ def listed(of):
 
 def method_of(text):
     if text not in METHODS:
-        raise argparse.ArgumentTypeError(f'"{text}" is none of {", ".join(METHODS)}')
+        raise argparse.ArgumentTypeError(f'"{text}" is not a method; allowed: {", ".join(METHODS)}')
     return text
 
 

@@ -142,7 +142,7 @@ def read(path):
     except OSError as error:
         raise Wrong(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise Wrong(f"{path}: is no JSON: {error}") from error
+        raise Wrong(f"{path}: is not JSON: {error}") from error
 
 
 def table(paths):

@@ -15,7 +15,12 @@ if(NOT ADAMANT_CUDA STREQUAL "OFF")
     endif()
   endif()
   if(NOT adamant_cuda_fault)
-    set(ADAMANT_CUDA_ARCHITECTURES ${ADAMANT_RELEASE_ARCHITECTURES} CACHE STRING
+    # What is there before the language is enabled was asked for; a project around this one has its own.
+    set(adamant_architectures ${ADAMANT_RELEASE_ARCHITECTURES})
+    if(PROJECT_IS_TOP_LEVEL AND CMAKE_CUDA_ARCHITECTURES)
+      set(adamant_architectures ${CMAKE_CUDA_ARCHITECTURES})
+    endif()
+    set(ADAMANT_CUDA_ARCHITECTURES ${adamant_architectures} CACHE STRING
       "CUDA architectures, as CMAKE_CUDA_ARCHITECTURES has them; native for those of this machine")
     set(CMAKE_CUDA_ARCHITECTURES ${ADAMANT_CUDA_ARCHITECTURES})
     enable_language(CUDA)

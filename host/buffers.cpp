@@ -24,14 +24,13 @@ void Buffers::check(const TensorSpec& spec) const {
   if (parameter.overlaps(gradient)) {
     refuse(of_tensor(spec.name) + "gradient: shares memory with the tensor's own parameter");
   }
-  if (copy.overlaps(parameter) || copy.overlaps(gradient)) {
-    refuse(of_tensor(spec.name) + "copy: shares memory with the tensor's own parameter or gradient");
-  }
+  if (copy.overlaps(parameter)) refuse(of_tensor(spec.name) + "copy: shares memory with the tensor's own parameter");
+  if (copy.overlaps(gradient)) refuse(of_tensor(spec.name) + "copy: shares memory with the tensor's own gradient");
   check_against_parameters_and_states(spec.name, "parameter", parameter);
   check_against_parameters_and_states(spec.name, "gradient", gradient);
   check_against_parameters_and_states(spec.name, "copy", copy);
-  check_against_gradients(spec.name, parameter);
-  check_against_gradients(spec.name, copy);
+  check_against_gradients(spec.name, "parameter", parameter);
+  check_against_gradients(spec.name, "copy", copy);
   check_zeroed(-1, spec, gradient);
 }
 
@@ -44,8 +43,8 @@ void Buffers::insert(std::int64_t id, const TensorSpec& spec) {
   const Buffer parameter = buffer_of(spec.parameter);
   const Buffer copy = buffer_of(spec.copy);
   decltype(parameters_) fresh;  // merging moves nodes and cannot fail
-  if (!parameter.empty()) fresh.emplace(parameter.begin, Parameter{parameter.end, &spec});
-  if (!copy.empty()) fresh.emplace(copy.begin, Parameter{copy.end, &spec});
+  if (!parameter.empty()) fresh.emplace(parameter.begin, Parameter{parameter.end, &spec, "parameter"});
+  if (!copy.empty()) fresh.emplace(copy.begin, Parameter{copy.end, &spec, "copy"});
   gradients_.push_back({id, buffer_of(spec.gradient), &spec});
   parameters_.merge(fresh);
   if (spec.zero_gradient) ++zeroed_;
@@ -88,8 +87,8 @@ void Buffers::check_against_parameters_and_states(std::string_view tensor, std::
   if (after != parameters_.begin()) {
     const auto& [begin, parameter] = *std::prev(after);
     if (buffer.overlaps({begin, parameter.end})) {
-      refuse(of_tensor(tensor) + std::string(field) + ": shares memory with the parameter of tensor " +
-             in_quotes(parameter.tensor->name) + "; a parameter may overlap no other buffer");
+      refuse(of_tensor(tensor) + std::string(field) + ": shares memory with the " + parameter.field + " of tensor " +
+             in_quotes(parameter.tensor->name) + "; a " + parameter.field + " may overlap no other buffer");
     }
   }
   for (const States& states : states_) {
@@ -100,12 +99,12 @@ void Buffers::check_against_parameters_and_states(std::string_view tensor, std::
   }
 }
 
-void Buffers::check_against_gradients(std::string_view tensor, const Buffer& parameter) const {
-  if (parameter.empty()) return;
+void Buffers::check_against_gradients(std::string_view tensor, std::string_view field, const Buffer& buffer) const {
+  if (buffer.empty()) return;
   for (const Gradient& gradient : gradients_) {
-    if (!gradient.buffer.overlaps(parameter)) continue;
-    refuse(of_tensor(tensor) + "parameter: shares memory with the gradient of tensor " +
-           in_quotes(gradient.tensor->name) + "; a parameter may overlap no other buffer");
+    if (!gradient.buffer.overlaps(buffer)) continue;
+    refuse(of_tensor(tensor) + std::string(field) + ": shares memory with the gradient of tensor " +
+           in_quotes(gradient.tensor->name) + "; a " + std::string(field) + " may overlap no other buffer");
   }
 }
 

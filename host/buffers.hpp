@@ -44,6 +44,7 @@ class Buffers {
   struct Parameter {  // or the copy of one
     std::uintptr_t end;
     const TensorSpec* tensor;
+    const char* field;
   };
   struct Gradient {
     std::int64_t id;
@@ -57,7 +58,7 @@ class Buffers {
 
   std::vector<Gradient>::iterator gradient_of(std::int64_t id);
   void check_against_parameters_and_states(std::string_view tensor, std::string_view field, const Buffer& buffer) const;
-  void check_against_gradients(std::string_view tensor, const Buffer& parameter) const;
+  void check_against_gradients(std::string_view tensor, std::string_view field, const Buffer& buffer) const;
   void check_zeroed(std::int64_t id, const TensorSpec& spec, const Buffer& gradient) const;
 
   std::map<std::uintptr_t, Parameter> parameters_;  // by where they begin; disjoint, none empty

@@ -107,6 +107,8 @@ adamant_status status_of_exception() {
     return failed(ADAMANT_INVALID_ARGUMENT, error.what());
   } catch (const adamant::OutOfDeviceMemory& error) {
     return failed(ADAMANT_OUT_OF_DEVICE_MEMORY, error.what());
+  } catch (const adamant::OutOfMemory& error) {
+    return failed(ADAMANT_OUT_OF_MEMORY, error.what());
   } catch (const std::bad_alloc&) {
     return out_of_memory();
   } catch (const adamant::Unavailable& error) {

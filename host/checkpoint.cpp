@@ -538,7 +538,7 @@ class Reader {
       const auto whole = static_cast<std::int64_t>(count);
       if (static_cast<double>(whole) == count) return whole;
     }
-    differences_.add(in_quotes(name) + " is no count of steps; allowed: whole numbers from 0 to 2^62");
+    differences_.add(in_quotes(name) + " is not a step count; allowed: whole numbers from 0 to 2^62");
     return 0;
   }
 

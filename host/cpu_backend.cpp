@@ -9,16 +9,17 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "adamant/error.hpp"
 #include "host/convert.hpp"
 #include "host/floating_point.hpp"
 #include "host/plan.hpp"
 #include "host/scalars.hpp"
+#include "host/text.hpp"
 #include "kernels/storage.hpp"
 
 namespace adamant::host {
@@ -39,6 +40,13 @@ constexpr std::int64_t kTileCost = 64;
 // Memory is cleared in pieces of this size, one thread a piece.
 constexpr std::int64_t kClearPiece = std::int64_t{1} << 20;
 
+[[noreturn]] void fail_out_of_memory(std::size_t bytes, const char* why) {
+  throw OutOfMemory("adamant: no memory: " + to_text(bytes) +
+                    " bytes were asked for, for the states of the tensors that "
+                    "were added" +
+                    why + "; free some, or let states and masters take less (state_type, Master::remainder)");
+}
+
 class CpuBackend final : public kernels::Backend {
  public:
   CpuBackend(int rule, UpdateTable updates, int threads, const Allocator& allocator)
@@ -50,7 +58,7 @@ class CpuBackend final : public kernels::Backend {
     const std::size_t rounded = (size + alignment - 1) / alignment * alignment;
     if (allocator_.allocate != nullptr) return allocate_from_user(size);
     auto* memory = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
-    if (memory == nullptr) throw std::bad_alloc();
+    if (memory == nullptr) fail_out_of_memory(size, "");
     std::shared_ptr<std::byte> owner(memory, [](std::byte* p) { std::free(p); });
     if (alignment == kHugePage) madvise(memory, rounded, MADV_HUGEPAGE);  // advice: a refusal costs only speed
     // Clearing by the threads that will step it puts each page near the thread that uses it.
@@ -150,7 +158,7 @@ class CpuBackend final : public kernels::Backend {
  private:
   std::shared_ptr<std::byte> allocate_from_user(std::size_t size) {
     auto* memory = static_cast<std::byte*>(allocator_.allocate(size, nullptr, allocator_.user));
-    if (memory == nullptr) throw std::bad_alloc();
+    if (memory == nullptr) fail_out_of_memory(size, ", and the allocator that was given returned null");
     std::shared_ptr<std::byte> owner(
         memory, [from = allocator_, size](std::byte* p) { from.release(p, size, nullptr, from.user); });
     if (reinterpret_cast<std::uintptr_t>(memory) % kAlignment != 0) {
@@ -262,7 +270,7 @@ class CpuBackend final : public kernels::Backend {
               .decision = decision_,
               .gradient_sign = gradient_sign(options_[static_cast<std::size_t>(row.group)]),
               .random = {control_.seed, static_cast<std::uint32_t>(steps_of(row) + 1), row.identity},
-              .asks_ahead = updates_.asks_ahead});
+              .prefetches = updates_.prefetches});
   }
 
   const int rule_;

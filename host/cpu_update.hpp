@@ -18,7 +18,7 @@ struct TileConditions {
   const kernels::Decision& decision;
   double gradient_sign;
   kernels::RandomKey random;
-  bool asks_ahead;  // see UpdateTable
+  bool prefetches;  // see UpdateTable
 };
 
 // Updates elements [first, first + count) of a tensor.
@@ -39,7 +39,7 @@ struct UpdateTable {
   double (*sum)(const double* values, std::int64_t count);  // the same tree over numbers
   // Whether loops ask memory for what comes next: on Intel's processors, where that was seen to help; on AMD's it was
   // not.
-  bool asks_ahead = false;
+  bool prefetches = false;
 };
 
 // What this build holds and this machine can run, slowest first.

@@ -61,12 +61,12 @@ constexpr std::int64_t kVectorBytes = SimdLevel::ADAMANT_SIMD_LEVEL == SimdLevel
                                                                                          : 16;
 // How far ahead lines are asked for where that helps, by the number of states: 97 for gradient descent, 95 and 97 for
 // Adam and AdamW. With one state the processor is fast enough by itself, and asking costs four percent.
-constexpr std::int64_t kAheadBytes[kernels::kMaxSlots + 1] = {1024, 0, 2048, 2048, 2048};
+constexpr std::int64_t kPrefetchAhead[kernels::kMaxSlots + 1] = {1024, 0, 2048, 2048, 2048};
 
 // Asks for the line so many bytes on, into the cache of that level. Where nothing is, asking does nothing. Always
 // inline, because GCC drops calls of functions that only ask.
 template <int kLevel>
-[[gnu::always_inline]] inline void ask_for(const void* array, std::int64_t bytes) {
+[[gnu::always_inline]] inline void prefetch(const void* array, std::int64_t bytes) {
   const auto line = reinterpret_cast<std::uintptr_t>(array) + static_cast<std::uintptr_t>(bytes);
   // NOLINTNEXTLINE(performance-no-int-to-ptr): not a pointer's arithmetic, which ends with the array
   __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 4 - kLevel);
@@ -77,7 +77,7 @@ template <int kLevel>
 template <std::int64_t kAhead, typename Type>
 [[gnu::always_inline]] inline void ask_ahead(const Type* array, std::int64_t count) {
   for (std::int64_t byte = 0; byte < count * static_cast<std::int64_t>(sizeof(Type)); byte += kCacheLine) {
-    ask_for<2>(array, kAhead + byte);
+    prefetch<2>(array, kAhead + byte);
   }
 }
 
@@ -95,7 +95,7 @@ void update_streams(const typename Rule::template Step<typename Storage::Real> s
                     const typename Storage::Gradient* __restrict gradient, typename Storage::Kept* __restrict kept,
                     typename Storage::State* __restrict state0, typename Storage::State* __restrict state1,
                     typename Storage::State* __restrict state2, typename Storage::State* __restrict state3,
-                    const RandomBits* __restrict random, const bool asks_ahead) {
+                    const RandomBits* __restrict random, const bool prefetches) {
   using Real = typename Storage::Real;
   using Master = typename Storage::Master;
   static_assert(kernels::kMaxSlots == 4);
@@ -129,7 +129,7 @@ void update_streams(const typename Rule::template Step<typename Storage::Real> s
   std::int64_t done = 0;
   if constexpr (kWaitsForMemory<Storage>) {
     constexpr std::int64_t kAtOnce = kVectorsAtOnce * kVectorBytes / static_cast<std::int64_t>(sizeof(Real));
-    constexpr std::int64_t kAhead = kAheadBytes[Rule::kSlots];
+    constexpr std::int64_t kAhead = kPrefetchAhead[Rule::kSlots];
     const auto update_passes = [&](auto asks) __attribute__((always_inline)) {
       for (; count - done >= kAtOnce; done += kAtOnce) {
         if constexpr (asks.value) {
@@ -145,7 +145,7 @@ void update_streams(const typename Rule::template Step<typename Storage::Real> s
       }
     };
     // Two loops: a branch in one cost gradient descent four percent.
-    if (asks_ahead && kAhead > 0) {
+    if (prefetches && kAhead > 0) {
       update_passes(std::bool_constant<(kAhead > 0)>{});
     } else {
       update_passes(std::false_type{});
@@ -174,7 +174,7 @@ void update(const kernels::TensorRow& row, std::int64_t first, std::int64_t coun
     update_streams<Rule, Storage>(step, gradients, there,
                                   static_cast<typename Storage::Parameter*>(row.parameter) + from,
                                   static_cast<const typename Storage::Gradient*>(row.gradient) + from, kept, slot(0),
-                                  slot(1), slot(2), slot(3), random, conditions.asks_ahead);
+                                  slot(1), slot(2), slot(3), random, conditions.prefetches);
   };
   if constexpr (Storage::Master::kIsRandom) {
     RandomBits random[kRandomArrays<Storage>];
@@ -209,7 +209,7 @@ void add_rows(const Gradient* __restrict values, std::int64_t count, double* __r
   for (; count > 0; count -= kAtOnce, values += kAtOnce) {
     for (int line = 0; line < kernels::kAccumulators; line += kOfLine) {
       for (int row = 0; row < kRowsAtOnce; ++row) {
-        ask_for<1>(values + row * kernels::kAccumulators + line, kChunk * static_cast<std::int64_t>(sizeof(Gradient)));
+        prefetch<1>(values + row * kernels::kAccumulators + line, kChunk * static_cast<std::int64_t>(sizeof(Gradient)));
       }
       for (int i = line; i < line + kOfLine; ++i) {
         double sum = sums[i];

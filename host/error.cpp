@@ -4,11 +4,14 @@
 namespace adamant {
 
 Unavailable::~Unavailable() = default;
-OutOfDeviceMemory::OutOfDeviceMemory(const std::string& what) : what_(std::make_shared<const std::string>(what)) {}
+OutOfMemory::OutOfMemory(const std::string& what) : what_(std::make_shared<const std::string>(what)) {}
+OutOfMemory::OutOfMemory(const OutOfMemory&) noexcept = default;
+OutOfMemory& OutOfMemory::operator=(const OutOfMemory&) noexcept = default;
+OutOfMemory::~OutOfMemory() = default;
+const char* OutOfMemory::what() const noexcept { return what_->c_str(); }
 OutOfDeviceMemory::OutOfDeviceMemory(const OutOfDeviceMemory&) noexcept = default;
 OutOfDeviceMemory& OutOfDeviceMemory::operator=(const OutOfDeviceMemory&) noexcept = default;
 OutOfDeviceMemory::~OutOfDeviceMemory() = default;
-const char* OutOfDeviceMemory::what() const noexcept { return what_->c_str(); }
 CudaError::CudaError(const std::string& what, int code, bool sticky)
     : std::runtime_error(what), code_(code), sticky_(sticky) {}
 CudaError::~CudaError() = default;

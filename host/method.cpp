@@ -116,6 +116,15 @@ Method default_method(std::string_view wanted, const std::variant<Methods...>* /
   return method;
 }
 
+template <typename Value>
+void change_option(Method& method, std::string_view option, Value value) {
+  const host::FloatingPointGuard guard;
+  Method changed = method;
+  assign_option(changed, option, value);
+  validate(changed);
+  method = changed;
+}
+
 template <typename... Methods>
 std::vector<std::string> names_of(const std::variant<Methods...>* /*tag*/) {
   return {std::string(Methods::kName)...};
@@ -165,11 +174,7 @@ void validate(const Method& method) {
 }
 
 void set_option(Method& method, std::string_view option, std::string_view value) {
-  const host::FloatingPointGuard guard;
-  Method changed = method;
-  assign_option(changed, option, value);
-  validate(changed);
-  method = changed;
+  change_option(method, option, value);
 }
 
 Method make_method(std::string_view name, const std::map<std::string, std::string>& options) {
@@ -211,13 +216,7 @@ Method method_from(std::string_view name, std::span<const OptionValue> options) 
   return method;
 }
 
-void set_option(Method& method, std::string_view option, double value) {
-  const FloatingPointGuard guard;
-  Method changed = method;
-  assign_option(changed, option, value);
-  validate(changed);
-  method = changed;
-}
+void set_option(Method& method, std::string_view option, double value) { change_option(method, option, value); }
 
 std::map<std::string, std::string> exact_options(const Method& method) {
   const FloatingPointGuard guard;

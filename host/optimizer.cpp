@@ -18,6 +18,7 @@
 #include "host/method.hpp"
 #include "host/plan.hpp"
 #include "host/refusal.hpp"
+#include "host/state_layout.hpp"
 #include "host/step_control.hpp"
 #include "host/tensor_check.hpp"
 #include "kernels/tuning.hpp"
@@ -31,25 +32,8 @@ using host::of_tensor;
 using host::refuse;
 using host::to_text;
 
-constexpr std::int64_t kStateAlignment = 256;
-// Streams at the same offset in a page, a power of two apart, evict each other from the first-level cache of AMD's Zen,
-// which picks a line's way by a hash of address bits 12 to 27: two states 2^28 bytes apart ran at a third of the
-// memory's rate. On Intel's a load waits for an earlier store whose address has the same last twelve bits, so a stream
-// that begins shortly before another in a page is held up by it: momentum with 512 bytes between them ran at 94 percent
-// of the ceiling, with 2,048 at 99. So what we keep of a large tensor begins at different offsets in a page, as far
-// from each other, and from the beginning of a page, where its parameter is likely to begin, as there is room.
-constexpr std::int64_t kStaggeredFrom = std::int64_t{1} << 20;
-constexpr std::int64_t kPage = 4096;
-constexpr std::int64_t page_offset(int array, int arrays) {
-  return kPage * (array + 1) / (arrays + 1) / kStateAlignment * kStateAlignment;
-}
-
 constexpr std::int64_t kLargestTile = std::int64_t{1} << 30;  // indices inside a tile are 32 bits wide
 constexpr std::int64_t kDefaultTile = 16 * kChunk;            // of the CPU backend; kernels/tuning.hpp has the device's
-
-constexpr std::int64_t aligned_bytes(std::int64_t bytes) {
-  return (bytes + kStateAlignment - 1) / kStateAlignment * kStateAlignment;
-}
 
 struct Record {
   TensorSpec spec;
@@ -72,7 +56,7 @@ struct Record {
 
 // For putting things back after a failure, where a second one can only be passed over.
 template <typename Action>
-void without_failing(const Action& action) {
+void ignoring_errors(const Action& action) {
   try {
     action();
   } catch (...) {  // NOLINT(bugprone-empty-catch)
@@ -85,7 +69,7 @@ class Undo {
  public:
   explicit Undo(Device device) : remembers_(device.kind != Device::Kind::cpu) {}
   ~Undo() {
-    for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) without_failing(*step);
+    for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) ignoring_errors(*step);
   }
   Undo(const Undo&) = delete;
   Undo& operator=(const Undo&) = delete;
@@ -95,7 +79,7 @@ class Undo {
   void remember(Step step) {
     if (remembers_) steps_.emplace_back(std::move(step));
   }
-  void all_is_done() { steps_.clear(); }
+  void dismiss() { steps_.clear(); }
 
  private:
   const bool remembers_;
@@ -137,6 +121,18 @@ struct Optimizer::Impl {
              " (never added, or removed); tensors() lists those there are");
     }
     return found->second;
+  }
+
+  [[noreturn]] void refuse_name(std::string_view name) const {
+    constexpr std::size_t kMostShown = 20;
+    std::vector<std::string> shown;
+    for (const auto& [each, id] : names) {
+      if (shown.size() == kMostShown) break;
+      shown.push_back(in_quotes(each));
+    }
+    const std::size_t others = names.size() - shown.size();
+    refuse("there is no tensor called " + in_quotes(name) + "; there are [" + host::joined(shown) + "]" +
+           (others > 0 ? " and " + to_text(others) + " more, which tensors() lists" : ""));
   }
 
   void check_group(GroupId group, const std::string& where) const {
@@ -189,22 +185,12 @@ struct Optimizer::Impl {
 
   int slots() const { return static_cast<int>(state_names.size()); }
 
-  static std::int64_t room_for(std::int64_t bytes) {
-    const std::int64_t aligned = aligned_bytes(bytes);
-    return aligned >= kStaggeredFrom ? aligned + kPage : aligned;
-  }
   // Room for one state of a tensor, for what is kept beside its parameter, and for all of it.
   static std::int64_t slot_bytes(const Record& tensor) {
-    return room_for(tensor.count() * size_in_bytes(tensor.types().state));
+    return host::room_for(tensor.count() * size_in_bytes(tensor.types().state));
   }
-  static std::int64_t kept_bytes(const Record& tensor) { return room_for(tensor.count() * tensor.kept_size()); }
+  static std::int64_t kept_bytes(const Record& tensor) { return host::room_for(tensor.count() * tensor.kept_size()); }
   std::int64_t bytes_of(const Record& tensor) const { return kept_bytes(tensor) + slots() * slot_bytes(tensor); }
-
-  // Where in a room of so many bytes an array begins that large arrays of its kind begin at that offset in a page.
-  static std::byte* place(std::byte* room, std::int64_t bytes, std::int64_t offset) {
-    if (bytes < kStaggeredFrom) return room;
-    return room + (static_cast<std::uintptr_t>(offset) - reinterpret_cast<std::uintptr_t>(room)) % kPage;
-  }
 
   void check_memory(std::string_view tensor, std::string_view field, const ConstArray& array) const {
     const std::string why = backend->why_unusable(array.data(), array.count() * size_in_bytes(array.type()));
@@ -214,7 +200,7 @@ struct Optimizer::Impl {
     }
   }
 
-  // What changes the plan is done by the next prepare(), and a graph keeps the plan it was captured with.
+  // The next prepare() applies the change. A graph that was captured before keeps the plan it was captured with.
   void change_plan(Stream stream, const char* what) {
     backend->check_not_capturing(stream, what);
     prepared = false;
@@ -247,13 +233,22 @@ struct Optimizer::Impl {
     return groups[static_cast<std::size_t>(group)];
   }
 
+  template <typename Value>
+  void set_option(GroupId group, const char* where, std::string_view option, Value value, Stream stream) {
+    using adamant::set_option;
+    using host::set_option;
+    Method changed = options(group, where);
+    set_option(changed, option, value);
+    set_options(group, changed, stream);
+  }
+
   void set_options(GroupId group, const Method& options, Stream stream) {
     check_options(options);
     backend->set_options(static_cast<std::int32_t>(group), options, stream);
     groups[static_cast<std::size_t>(group)] = options;
   }
 
-  // The stream is that in whose order the values of new parameters become their masters.
+  // Masters are made of the values that new parameters have in the order of the stream.
   void prepare(Stream stream) {
     if (prepared) return;
     std::int64_t bytes = 0;
@@ -266,16 +261,16 @@ struct Optimizer::Impl {
     if (bytes > 0) block = backend->allocate(bytes);
 
     std::int64_t offset = 0;
-    std::vector<Record*> placed;  // own their states, and can be asked for them, only when nothing can fail any more
+    std::vector<Record*> placed;  // get their states when nothing can fail any more
     placed.reserve(tensors.size());
     for (auto& [id, tensor] : tensors) {
       if (!tensor.block && block && bytes_of(tensor) > 0) {
         const bool keeps = tensor.kept_size() > 0;
         const int arrays = slots() + (keeps ? 1 : 0);
-        if (keeps) tensor.kept = place(block.get() + offset, kept_bytes(tensor), page_offset(slots(), arrays));
+        if (keeps) tensor.kept = host::place(block.get() + offset, kept_bytes(tensor), slots(), arrays);
         offset += kept_bytes(tensor);
         for (int slot = 0; slot < slots(); ++slot, offset += slot_bytes(tensor)) {
-          tensor.state[slot] = place(block.get() + offset, slot_bytes(tensor), page_offset(slot, arrays));
+          tensor.state[slot] = host::place(block.get() + offset, slot_bytes(tensor), slot, arrays);
         }
         if (keeps) {
           backend->make_master(tensor.storage, tensor.kept, tensor.spec.parameter.data(), tensor.count(), stream);
@@ -294,6 +289,91 @@ struct Optimizer::Impl {
     std::int64_t row = 0;
     for (auto& [id, tensor] : tensors) tensor.row = tensor.frozen ? -1 : row++;
     prepared = true;
+  }
+
+  // A checkpoint on its way into the Optimizer.
+  struct Loading {
+    const host::LoadedCheckpoint& file;
+    const host::OptimizerView& view;  // of what there was
+    std::vector<Method> groups;       // as they will be
+    StepControl control;
+    std::vector<std::pair<std::int64_t, Record*>> records = {};  // in the order of the view
+    std::vector<std::vector<std::byte>> copies = {};             // of parameters that have one
+  };
+
+  // Writes what the backend steps. A device may fail, and then all of it is written back.
+  void overwrite(const Loading& what, Stream stream) {
+    const host::LoadedCheckpoint& file = what.file;
+    Undo undo(device);
+    const auto keep = [&](void* data, std::int64_t bytes) {
+      if (!undo.remembers()) return;
+      std::vector<std::byte> before;
+      backend->read(data, bytes, before, stream);
+      undo.remember([this, stream, data, before = std::move(before)] { backend->write(data, before, stream); });
+    };
+    const auto write = [&](void* data, std::span<const std::byte> bytes) {
+      keep(data, static_cast<std::int64_t>(bytes.size()));
+      backend->write(data, bytes, stream);
+    };
+    auto next_copy = what.copies.cbegin();
+    for (const host::LoadedTensor& loaded : file.tensors) {
+      const Record& tensor = *what.records[loaded.index].second;
+      if (loaded.parameter.is_there) {
+        write(tensor.spec.parameter.data(), loaded.parameter.bytes());
+        if (has_copy(tensor.spec)) write(tensor.spec.copy.data(), *next_copy++);
+      }
+      if (loaded.kept.is_there) write(tensor.kept, loaded.kept.bytes());
+      for (int slot = 0; slot < slots(); ++slot) {
+        if (loaded.state[slot].is_there) {
+          write(tensor.state[slot], loaded.state[slot].bytes());
+        } else {
+          const std::int64_t bytes = tensor.count() * size_in_bytes(tensor.types().state);
+          keep(tensor.state[slot], bytes);
+          backend->zero(tensor.state[slot], bytes, stream);
+        }
+      }
+    }
+    for (std::size_t i = 0; i < file.groups.size(); ++i) {
+      const auto group = static_cast<std::int32_t>(i);
+      // One that is new to the Optimizer had none.
+      if (i < groups.size()) {
+        undo.remember([this, stream, group, i] { backend->set_options(group, groups[i], stream); });
+      }
+      backend->set_options(group, what.groups[i], stream);
+    }
+    for (const host::LoadedTensor& loaded : file.tensors) {
+      const std::int64_t id = what.records[loaded.index].first;
+      undo.remember([this, stream, id, before = what.view.tensors[loaded.index].step_count] {
+        backend->set_step_count(id, before, stream);
+      });
+      backend->set_step_count(id, loaded.step_count, stream);
+    }
+    undo.remember([this, stream] { backend->set_control(host::to_kernel_control(control), stream); });
+    backend->set_control(host::to_kernel_control(what.control), stream);
+    if (file.report && control.loss_scale) {  // without one, nobody may read the file's and multiply the loss by it
+      undo.remember([this, stream, &what] { backend->set_report(what.view.report, stream); });
+      backend->set_report(*file.report, stream);
+    }
+    undo.dismiss();
+  }
+
+  // Then takes over what it knows itself. Cannot fail.
+  void adopt(Loading what, const std::vector<std::uint32_t>& identities) {
+    groups = std::move(what.groups);
+    control.seed = what.control.seed;
+    for (std::size_t i = 0; i < what.records.size(); ++i) {
+      Record& tensor = *what.records[i].second;
+      prepared = prepared && tensor.identity == identities[i];
+      tensor.identity = identities[i];
+      next_identity = std::max(next_identity, identities[i] + 1);
+    }
+    if (what.file.groups.empty()) return;
+    for (const host::LoadedTensor& loaded : what.file.tensors) {
+      Record* const tensor = what.records[loaded.index].second;
+      prepared = prepared && tensor->spec.group == GroupId{loaded.group} && tensor->frozen == loaded.frozen;
+      tensor->spec.group = GroupId{loaded.group};
+      tensor->frozen = loaded.frozen;
+    }
   }
 };
 
@@ -371,7 +451,7 @@ TensorId Optimizer::add(TensorSpec spec) {
   self.check_memory(spec.name, "copy", spec.copy);
 
   const std::int64_t room = std::numeric_limits<std::int64_t>::max() - self.state_bytes;
-  const std::int64_t most = room / (8 * (self.slots() + 1)) - 2 * kPage;
+  const std::int64_t most = room / (8 * (self.slots() + 1)) - 2 * host::kPage;
   if (spec.parameter.count() > most) {
     refuse(of_tensor(spec.name) + "parameter: the states of count " + to_text(spec.parameter.count()) +
            " do not fit the address space; allowed: 0 to " + to_text(most));
@@ -415,8 +495,7 @@ void Optimizer::remove(TensorId tensor) {
 
 TensorId Optimizer::find(std::string_view name) const {
   const auto found = impl_->names.find(name);
-  if (found == impl_->names.end())
-    refuse("there is no tensor called " + in_quotes(name) + "; tensors() lists those there are");
+  if (found == impl_->names.end()) impl_->refuse_name(name);
   return TensorId{found->second};
 }
 
@@ -469,21 +548,15 @@ void Optimizer::set_options(GroupId group, Method options, Stream stream) {
 }
 
 void Optimizer::set_option(GroupId group, std::string_view option, double value, Stream stream) {
-  Method changed = impl_->options(group, "set_option: ");
-  host::set_option(changed, option, value);
-  impl_->set_options(group, changed, stream);
+  impl_->set_option(group, "set_option: ", option, value, stream);
 }
 
 void Optimizer::set_option(GroupId group, std::string_view option, std::string_view value, Stream stream) {
-  Method changed = impl_->options(group, "set_option: ");
-  adamant::set_option(changed, option, value);
-  impl_->set_options(group, changed, stream);
+  impl_->set_option(group, "set_option: ", option, value, stream);
 }
 
 void Optimizer::set_learning_rate(GroupId group, double learning_rate, Stream stream) {
-  Method changed = impl_->options(group, "set_learning_rate: ");
-  host::set_option(changed, "learning_rate", learning_rate);
-  impl_->set_options(group, changed, stream);
+  impl_->set_option(group, "set_learning_rate: ", "learning_rate", learning_rate, stream);
 }
 
 void Optimizer::set_control(const StepControl& control, Stream stream) {
@@ -496,7 +569,7 @@ void Optimizer::set_control(const StepControl& control, Stream stream) {
   };
   check_pointer(control.gradient_scale_pointer, "gradient_scale_pointer");
   check_pointer(control.found_non_finite, "found_non_finite");
-  const kernels::Control there = host::as_kernels_have_it(control);
+  const kernels::Control there = host::to_kernel_control(control);
   const bool measures = there.measures != 0;
   if (measures != self.measures) {
     // Turned on, it needs another plan; turned off, the control would come with a replay, while steps in between would
@@ -514,7 +587,7 @@ void Optimizer::set_control(const StepControl& control, Stream stream) {
     try {
       self.backend->set_report(host::first_report(*control.loss_scale), stream);
     } catch (...) {
-      without_failing([&] { self.backend->set_control(host::as_kernels_have_it(self.control), stream); });
+      ignoring_errors([&] { self.backend->set_control(host::to_kernel_control(self.control), stream); });
       throw;
     }
   }
@@ -534,15 +607,18 @@ void Optimizer::prepare(Stream stream) {
 }
 
 void Optimizer::step(Stream stream) {
-  impl_->prepare_in(
-      stream, "step: tensors, groups or freezes have changed and the plan must be made anew; call prepare() first");
+  impl_->prepare_in(stream,
+                    "step: it has to prepare first, because tensors were added, removed, frozen, thawed or moved to "
+                    "another group, or "
+                    "the norm was turned on, since the last prepare()");
   impl_->backend->step(stream);
 }
 
 void Optimizer::zero_gradients(Stream stream) {
   for (const auto& [id, tensor] : impl_->tensors) {
     if (!tensor.spec.gradient.writable() && tensor.spec.gradient.count() > 0) {
-      refuse(of_tensor(tensor.spec.name) + "gradient: it was given as const and cannot be set to zero");
+      refuse(of_tensor(tensor.spec.name) +
+             "gradient: it was given as const and cannot be set to zero; allowed: a pointer to what may be written");
     }
   }
   for (const auto& [id, tensor] : impl_->tensors) {
@@ -575,8 +651,10 @@ Array Optimizer::state(TensorId tensor, std::string_view name) {
   }
   const auto found = std::find(impl_->state_names.begin(), impl_->state_names.end(), name);
   if (found == impl_->state_names.end()) {
+    std::vector<std::string> there = impl_->state_names;
+    if (has_master) there.emplace_back(host::kMasterName);
     refuse(of_tensor(record.spec.name) + "no state is called " + in_quotes(name) + "; there are [" +
-           host::joined(impl_->state_names) + (has_master ? " master" : "") + "]");
+           host::joined(there) + "]");
   }
   impl_->prepare_in(nullptr, "state");
   return {record.state[found - impl_->state_names.begin()], record.types().state, record.count()};
@@ -584,7 +662,7 @@ Array Optimizer::state(TensorId tensor, std::string_view name) {
 
 void Optimizer::save(const std::filesystem::path& path, SaveOptions what, Stream stream) {
   const host::FloatingPointGuard guard;  // for clearing new states and for numbers as text
-  impl_->prepare_in(stream, "save: tensors, groups or freezes have changed; call prepare() first");
+  impl_->prepare_in(stream, "save");
   host::save_checkpoint(path, impl_->view(stream), what, *impl_->backend, stream);
 }
 
@@ -595,91 +673,26 @@ void Optimizer::load(const std::filesystem::path& path, const LoadOptions& allow
   const host::OptimizerView view = self.view(stream);
   const host::LoadedCheckpoint file = host::read_checkpoint(path, view, allowed);
 
-  // Everything that can fail comes before the first change.
+  // What can fail on the host comes before the first change.
   self.prepare(stream);
-  std::vector<Method> groups = file.groups;
-  if (groups.size() < self.groups.size()) {
-    groups.insert(groups.end(), self.groups.begin() + static_cast<std::ptrdiff_t>(groups.size()), self.groups.end());
+  Impl::Loading what{.file = file, .view = view, .groups = file.groups, .control = self.control};
+  if (what.groups.size() < self.groups.size()) {
+    what.groups.insert(what.groups.end(), self.groups.begin() + static_cast<std::ptrdiff_t>(what.groups.size()),
+                       self.groups.end());
   }
-  std::vector<std::pair<std::int64_t, Record*>> records;  // in the order of the view
-  records.reserve(self.tensors.size());
-  for (auto& [id, tensor] : self.tensors) records.emplace_back(id, &tensor);
-  self.backend->reserve(self.next_id, static_cast<std::int64_t>(groups.size()));
-  StepControl control = self.control;
-  control.seed = file.seed.value_or(control.seed);
+  what.control.seed = file.seed.value_or(self.control.seed);
+  what.records.reserve(self.tensors.size());
+  for (auto& [id, tensor] : self.tensors) what.records.emplace_back(id, &tensor);
+  self.backend->reserve(self.next_id, static_cast<std::int64_t>(what.groups.size()));
   const std::vector<std::uint32_t> identities = host::identities_after(file, view);
-  std::vector<std::vector<std::byte>> copies;  // of parameters that have one
   for (const host::LoadedTensor& loaded : file.tensors) {
-    const TensorSpec& spec = records[loaded.index].second->spec;
+    const TensorSpec& spec = what.records[loaded.index].second->spec;
     if (!loaded.parameter.is_there || !has_copy(spec)) continue;
-    copies.push_back(host::converted(loaded.parameter.bytes(), DataType::float32, spec.copy.type()));
+    what.copies.push_back(host::converted(loaded.parameter.bytes(), DataType::float32, spec.copy.type()));
   }
-  auto next_copy = copies.cbegin();
 
-  // A device may still fail.
-  Undo undo(self.device);
-  const auto keep = [&](void* data, std::int64_t bytes) {
-    if (!undo.remembers()) return;
-    std::vector<std::byte> before;
-    self.backend->read(data, bytes, before, stream);
-    undo.remember([&, data, before = std::move(before)] { self.backend->write(data, before, stream); });
-  };
-  const auto write = [&](void* data, std::span<const std::byte> bytes) {
-    keep(data, static_cast<std::int64_t>(bytes.size()));
-    self.backend->write(data, bytes, stream);
-  };
-  for (const host::LoadedTensor& loaded : file.tensors) {
-    const Record& tensor = *records[loaded.index].second;
-    if (loaded.parameter.is_there) {
-      write(tensor.spec.parameter.data(), loaded.parameter.bytes());
-      if (has_copy(tensor.spec)) write(tensor.spec.copy.data(), *next_copy++);
-    }
-    if (loaded.kept.is_there) write(tensor.kept, loaded.kept.bytes());
-    for (int slot = 0; slot < self.slots(); ++slot) {
-      if (loaded.state[slot].is_there) {
-        write(tensor.state[slot], loaded.state[slot].bytes());
-      } else {
-        const std::int64_t bytes = tensor.count() * size_in_bytes(tensor.types().state);
-        keep(tensor.state[slot], bytes);
-        self.backend->zero(tensor.state[slot], bytes, stream);
-      }
-    }
-  }
-  for (std::size_t i = 0; i < file.groups.size(); ++i) {
-    const auto group = static_cast<std::int32_t>(i);
-    // One that is new to the Optimizer had none.
-    if (i < self.groups.size())
-      undo.remember([&, group, i] { self.backend->set_options(group, self.groups[i], stream); });
-    self.backend->set_options(group, groups[i], stream);
-  }
-  for (const host::LoadedTensor& loaded : file.tensors) {
-    const std::int64_t id = records[loaded.index].first;
-    undo.remember([&, id] { self.backend->set_step_count(id, view.tensors[loaded.index].step_count, stream); });
-    self.backend->set_step_count(id, loaded.step_count, stream);
-  }
-  undo.remember([&] { self.backend->set_control(host::as_kernels_have_it(self.control), stream); });
-  self.backend->set_control(host::as_kernels_have_it(control), stream);
-  if (file.report && self.control.loss_scale) {  // without one, nobody may read the file's and multiply the loss by it
-    undo.remember([&] { self.backend->set_report(view.report, stream); });
-    self.backend->set_report(*file.report, stream);
-  }
-  undo.all_is_done();
-
-  self.groups = std::move(groups);
-  self.control.seed = control.seed;
-  for (std::size_t i = 0; i < records.size(); ++i) {
-    Record& tensor = *records[i].second;
-    self.prepared = self.prepared && tensor.identity == identities[i];
-    tensor.identity = identities[i];
-    self.next_identity = std::max(self.next_identity, identities[i] + 1);
-  }
-  for (const host::LoadedTensor& loaded : file.tensors) {
-    Record* const tensor = records[loaded.index].second;
-    if (file.groups.empty()) continue;
-    self.prepared = self.prepared && tensor->spec.group == GroupId{loaded.group} && tensor->frozen == loaded.frozen;
-    tensor->spec.group = GroupId{loaded.group};
-    tensor->frozen = loaded.frozen;
-  }
+  self.overwrite(what, stream);
+  self.adopt(std::move(what), identities);
 }
 
 std::int64_t Optimizer::state_bytes() const { return impl_->state_bytes; }

@@ -18,8 +18,8 @@ namespace {
 
 std::error_code system_code(int error) { return {error, std::generic_category()}; }
 
-[[noreturn]] void not_saved(int error, const std::string& doing, const std::filesystem::path& target) {
-  throw NotSaved(system_code(error), "adamant: '" + target.string() + "' was not saved: cannot " + doing);
+[[noreturn]] void not_saved(int error, const std::string& why, const std::filesystem::path& target) {
+  throw NotSaved(system_code(error), "adamant: '" + target.string() + "' was not saved: " + why);
 }
 
 // The result of a system call, called again for as long as a signal interrupts it.
@@ -46,14 +46,14 @@ int write_all(std::span<const std::byte> bytes, const WriteSome& write_some) {
 
 Replacement::Replacement(const std::filesystem::path& target)
     : target_(target), folder_(target.has_parent_path() ? target.parent_path() : ".") {
-  if (target.empty()) not_saved(ENOENT, "have an empty path", target);
+  if (target.empty()) not_saved(ENOENT, "the path is empty", target);
   // The system would take what is before it for the whole.
-  if (target.native().find('\0') != std::string::npos) not_saved(EINVAL, "have a null byte in a path", target);
+  if (target.native().find('\0') != std::string::npos) not_saved(EINVAL, "the path contains a null byte", target);
   struct stat former {};
   const bool replaces = ::stat(target.c_str(), &former) == 0;
-  if (!replaces && errno != ENOENT) not_saved(errno, "examine what is there", target);
+  if (!replaces && errno != ENOENT) not_saved(errno, "cannot examine what is there", target);
   if (replaces && !S_ISREG(former.st_mode)) {
-    not_saved(S_ISDIR(former.st_mode) ? EISDIR : ENOTSUP, "replace what is no regular file", target);
+    not_saved(S_ISDIR(former.st_mode) ? EISDIR : ENOTSUP, "cannot replace what is not a regular file", target);
   }
   // What only its owner may read stays so while it is written.
   const mode_t mode = replaces ? former.st_mode & 0777 : 0666;
@@ -63,7 +63,7 @@ Replacement::Replacement(const std::filesystem::path& target)
     descriptor_ =
         uninterrupted([&] { return ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, mode); });
   } while (descriptor_ < 0 && errno == EEXIST);
-  if (descriptor_ < 0) not_saved(errno, "create a file beside it", target);
+  if (descriptor_ < 0) not_saved(errno, "cannot create a file beside it", target);
   // The bits that the umask took away; without them the file is only more private.
   if (replaces) static_cast<void>(::fchmod(descriptor_, former.st_mode & 07777));
 }
@@ -76,25 +76,25 @@ Replacement::~Replacement() {
 void Replacement::append(std::span<const std::byte> bytes) {
   const int error =
       write_all(bytes, [&](std::span<const std::byte> rest) { return ::write(descriptor_, rest.data(), rest.size()); });
-  if (error != 0) not_saved(error, "write", target_);
+  if (error != 0) not_saved(error, "cannot write", target_);
 }
 
 void Replacement::rewrite_beginning(std::span<const std::byte> bytes) {
   const int error = write_all(bytes, [&](std::span<const std::byte> rest) {
     return ::pwrite(descriptor_, rest.data(), rest.size(), static_cast<off_t>(bytes.size() - rest.size()));
   });
-  if (error != 0) not_saved(error, "write", target_);
+  if (error != 0) not_saved(error, "cannot write", target_);
 }
 
 void Replacement::commit() {
-  const std::string unsure = "adamant: '" + target_.string() +
-                             "' was saved, but it is not sure to outlast a power failure: cannot sync its folder";
-  if (uninterrupted([&] { return ::fsync(descriptor_); }) != 0) not_saved(errno, "sync it to the disk", target_);
+  const std::string unsure =
+      "adamant: '" + target_.string() + "' was saved, but may not survive a power failure: cannot sync its folder";
+  if (uninterrupted([&] { return ::fsync(descriptor_); }) != 0) not_saved(errno, "cannot sync it to the disk", target_);
   const int descriptor = std::exchange(descriptor_, -1);
   // Not tried again when interrupted: Linux has closed it by then.
-  if (::close(descriptor) != 0 && errno != EINTR) not_saved(errno, "close it", target_);
+  if (::close(descriptor) != 0 && errno != EINTR) not_saved(errno, "cannot close it", target_);
   if (uninterrupted([&] { return std::rename(path_.c_str(), target_.c_str()); }) != 0) {
-    not_saved(errno, "put it in its place", target_);
+    not_saved(errno, "cannot put it in its place", target_);
   }
   path_.clear();
   const int folder = uninterrupted([&] { return ::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });

@@ -11,8 +11,8 @@ std::vector<UpdateTable> update_tables() {
       __builtin_cpu_supports("avx512bw")) {
     tables.push_back(avx512::update_table());
   }
-  const bool asks_ahead = __builtin_cpu_is("intel") != 0;
-  for (UpdateTable& table : tables) table.asks_ahead = asks_ahead;
+  const bool prefetches = __builtin_cpu_is("intel") != 0;
+  for (UpdateTable& table : tables) table.prefetches = prefetches;
   return tables;
 }
 

@@ -35,15 +35,16 @@ void check_control(const StepControl& control) {
   if (control.clip_norm) check_number("clip_norm", *control.clip_norm, 0, kInfinity, "greater than 0 and finite");
   if (control.clip_value) check_number("clip_value", *control.clip_value, 0, kInfinity, "greater than 0 and finite");
   if (control.clip_value && static_cast<float>(*control.clip_value) == 0.0F) {
-    refuse_control("clip_value", to_text(*control.clip_value) + "; allowed: what is no zero as a float32");
+    refuse_control("clip_value", to_text(*control.clip_value) + "; allowed: what is not 0 as a float32, 1e-45 or more");
   }
   if (control.gradient_scale_pointer != nullptr && control.gradient_scale != 1.0) {
-    refuse_control("gradient_scale", "there is a gradient_scale_pointer too; allowed: one of them");
+    refuse_control("gradient_scale",
+                   to_text(control.gradient_scale) + " beside a gradient_scale_pointer; allowed: 1 there");
   }
   const auto check_aligned = [](const char* field, const float* pointer) {
     const auto address = reinterpret_cast<std::uintptr_t>(pointer);
     if (address % alignof(float) != 0)
-      refuse_control(field, "address " + address_text(pointer) + " is not aligned to 4 bytes");
+      refuse_control(field, "address " + address_text(pointer) + " is not aligned to 4 bytes; allowed: multiples of 4");
   };
   check_aligned("gradient_scale_pointer", control.gradient_scale_pointer);
   check_aligned("found_non_finite", control.found_non_finite);
@@ -51,9 +52,18 @@ void check_control(const StepControl& control) {
     refuse_control("non_finite", "unknown value " + to_text(static_cast<int>(control.non_finite)) +
                                      "; allowed: propagate (0) and skip (1)");
   }
+  if (control.found_non_finite != nullptr && control.non_finite != NonFinite::skip && !control.loss_scale) {
+    // Else a flag that was meant to guard the parameters would be read by nobody.
+    refuse_control("found_non_finite",
+                   "nothing is skipped, so that nobody reads it; allowed: with non_finite = skip or a loss_scale");
+  }
   if (!control.loss_scale) return;
-  if (control.gradient_scale != 1.0 || control.gradient_scale_pointer != nullptr) {
-    refuse_control("loss_scale", "there is a gradient scale too; allowed: one of them");
+  if (control.gradient_scale != 1.0) {
+    refuse_control("loss_scale",
+                   "gradient_scale is " + to_text(control.gradient_scale) + "; allowed: 1 beside a loss scale");
+  }
+  if (control.gradient_scale_pointer != nullptr) {
+    refuse_control("loss_scale", "there is a gradient_scale_pointer too; allowed: one of them");
   }
   const LossScale& scale = *control.loss_scale;
   check_number("loss_scale.initial", scale.initial, 0, kLargestFloat, "greater than 0, less than the largest float32");
@@ -71,7 +81,7 @@ StepReport first_report(const LossScale& scale) {
   return report;
 }
 
-kernels::Control as_kernels_have_it(const StepControl& control) {
+kernels::Control to_kernel_control(const StepControl& control) {
   kernels::Control there = kernels::plain_control();
   there.gradient_scale = control.gradient_scale;
   there.gradient_scale_pointer = control.gradient_scale_pointer;

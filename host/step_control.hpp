@@ -14,7 +14,7 @@ namespace adamant::host {
 // Throws std::invalid_argument naming the field; where the pointers point to is the backend's to check.
 [[gnu::noinline]] void check_control(const StepControl& control);
 
-[[gnu::noinline]] kernels::Control as_kernels_have_it(const StepControl& control);
+[[gnu::noinline]] kernels::Control to_kernel_control(const StepControl& control);
 
 // The report with which a loss scale begins.
 [[gnu::noinline]] StepReport first_report(const LossScale& scale);

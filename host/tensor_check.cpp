@@ -33,7 +33,7 @@ void check_array(std::string_view tensor, std::string_view field, const ConstArr
   const auto address = reinterpret_cast<std::uintptr_t>(array.data());
   if (address % static_cast<std::uintptr_t>(size) != 0) {
     refuse(where() + "address " + address_text(array.data()) + " is not aligned to the " + to_text(size) +
-           " bytes of a " + std::string(name(array.type())));
+           " bytes of a " + std::string(name(array.type())) + "; allowed: multiples of " + to_text(size));
   }
   if (address + static_cast<std::uintptr_t>(array.count() * size) < address) {
     refuse(where() + "count " + to_text(array.count()) + " runs past the end of the address space");
@@ -121,6 +121,10 @@ void check_shape(std::string_view tensor, const std::vector<std::int64_t>& shape
 
 void check_gradient(const TensorSpec& spec, const ConstArray& gradient) {
   check_array(spec.name, "gradient", gradient);
+  if (gradient.data() == nullptr && spec.parameter.count() > 0) {
+    refuse(of_tensor(spec.name) + "gradient: none was given; allowed: an array of the parameter's count " +
+           to_text(spec.parameter.count()));
+  }
   if (gradient.count() != spec.parameter.count()) {
     refuse(of_tensor(spec.name) + "gradient: count " + to_text(gradient.count()) + " differs from the parameter's " +
            to_text(spec.parameter.count()));
@@ -130,7 +134,10 @@ void check_gradient(const TensorSpec& spec, const ConstArray& gradient) {
            "; allowed: " + std::string(name(spec.gradient.type())) + ", which it was added with");
   }
   if (spec.zero_gradient && !gradient.writable() && gradient.count() > 0) {
-    refuse(of_tensor(spec.name) + "zero_gradient: the gradient was given as const and cannot be set to zero");
+    refuse(
+        of_tensor(spec.name) +
+        "zero_gradient: the gradient was given as const and cannot be set to zero; allowed: a pointer to what may be "
+        "written");
   }
 }
 

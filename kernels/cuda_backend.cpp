@@ -102,12 +102,12 @@ class CudaBackend final : public Backend {
   }
 
   void reserve(std::int64_t slots, std::int64_t groups) override {
-    if (slots <= step_counts_.size() && groups <= options_.size() && common_ != nullptr) return;
+    if (slots <= step_counts_.size() && groups <= options_.size() && step_state_ != nullptr) return;
     const OnDevice on(index_);
     check_nothing_left_behind("making room for tensors and groups");
-    if (common_ == nullptr) make_common();
-    step_counts_.reserve(slots, *memory_, "room for step counts");
-    options_.reserve(groups, *memory_, "room for the options of groups");
+    if (step_state_ == nullptr) make_step_state();
+    step_counts_.reserve(slots, *memory_, "the step counts of tensors");
+    options_.reserve(groups, *memory_, "the options of groups");
   }
 
   void set_plan(StepPlan plan) override {
@@ -170,10 +170,10 @@ class CudaBackend final : public Backend {
                .gradients = reinterpret_cast<void* const*>(at + gradients_at),
                .tiles = reinterpret_cast<const Tile*>(at + tiles_at),
                .scalars = reinterpret_cast<RowScalars*>(at + scalars_at),
-               .control = &common()->control,
+               .control = &step_state()->control,
                .measured = nullptr,
-               .report = &common()->report,
-               .next_report = &common()->next_report,
+               .report = &step_state()->report,
+               .next_report = &step_state()->next_report,
                .row_count = row_count,
                .tile_count = tile_count,
                .tile_size = plan.tile_size};
@@ -181,15 +181,14 @@ class CudaBackend final : public Backend {
              .nodes = reinterpret_cast<const NormNode*>(at + nodes_at),
              .values = reinterpret_cast<double*>(at + values_at),
              .arrived = reinterpret_cast<unsigned*>(at + arrived_at),
-             .non_finite = &common()->non_finite,
-             .measured = &common()->measured};
+             .non_finite = &step_state()->non_finite,
+             .measured = &step_state()->measured};
     norm_nodes_ = std::ssize(plan.norm.nodes);
     tables_ = std::move(tables);
     ranges_ = std::move(plan.ranges);
     norm_ranges_ = std::move(plan.norm.ranges);
     gradients_ = std::move(gradients);
     changed_ = {};
-    plan_is_new_ = true;
   }
 
   void set_gradient(std::int64_t row, const void* gradient) override {
@@ -240,14 +239,14 @@ class CudaBackend final : public Backend {
   }
 
   void set_control(const Control& control, Stream stream) override {
-    store(&common()->control, control, stream, "setting what steps do to gradients");
+    store(&step_state()->control, control, stream, "setting what steps do to gradients");
     measures_ = control.measures != 0;
   }
 
-  const StepReport* report() const override { return &common()->report; }
+  const StepReport* report() const override { return &step_state()->report; }
 
   void set_report(const StepReport& report, Stream stream) override {
-    store(&common()->report, report, stream, "setting the report of steps");
+    store(&step_state()->report, report, stream, "setting the report of steps");
   }
 
   StepReport read_report(Stream stream) const override {
@@ -256,7 +255,7 @@ class CudaBackend final : public Backend {
     check_nothing_left_behind("reading the report of steps");
     StepReport report{};
     Copies copies(stream);
-    copies.add(&report, &common()->report, sizeof report, cudaMemcpyDeviceToHost, "reading the report of steps");
+    copies.add(&report, &step_state()->report, sizeof report, cudaMemcpyDeviceToHost, "reading the report of steps");
     copies.wait("reading the report of steps");
     return report;
   }
@@ -286,9 +285,7 @@ class CudaBackend final : public Backend {
       bring_gradients(stream);
     }
     device_.measured = measures_ ? norm_.measured : nullptr;
-    // The first kernel with a new plan is launched as any other, so that what it and those behind it look up there
-    // before they wait is there for certain. A graph begins with such a one.
-    bool begins_early = begins_early_ && (captured || !plan_is_new_);
+    bool begins_early = false;  // the first kernel of a step
     if (measures_) measure(begins_early, stream, captured);
     {
       const NvtxRange launch("scalars");
@@ -306,7 +303,6 @@ class CudaBackend final : public Backend {
       used(stream, captured);
       fail(error, "launch_update", which_were_stepped(tiles));
     }
-    if (!captured) plan_is_new_ = false;
     used(stream, captured);
   }
 
@@ -399,7 +395,7 @@ class CudaBackend final : public Backend {
   }
 
   // What setters and steps write, beside what belongs to tensors and groups.
-  struct Common {
+  struct StepState {
     Control control;
     StepReport report;
     StepReport next_report;
@@ -407,22 +403,22 @@ class CudaBackend final : public Backend {
     std::int32_t non_finite;
   };
   // Kernels read them 16 bytes at a time.
-  static_assert(offsetof(Common, control) % 16 == 0 && offsetof(Common, report) % 16 == 0);
-  Common* common() const { return reinterpret_cast<Common*>(common_.get()); }
+  static_assert(offsetof(StepState, control) % 16 == 0 && offsetof(StepState, report) % 16 == 0);
+  StepState* step_state() const { return reinterpret_cast<StepState*>(step_state_.get()); }
 
-  void make_common() {
+  void make_step_state() {
     const CaptureElsewhere allowed;
-    Common first{};
+    StepState first{};
     first.control = plain_control();
     first.report = first_report();
-    std::shared_ptr<std::byte> memory = memory_->allocate(sizeof(Common), "room for what steps do to gradients");
+    std::shared_ptr<std::byte> memory = memory_->allocate(sizeof(StepState), "what steps do to gradients");
     Copies copies(memory_->stream());
     copies.add(memory.get(), &first, sizeof first, cudaMemcpyHostToDevice, "setting what steps do to gradients");
     copies.wait("setting what steps do to gradients");
-    common_ = std::move(memory);
+    step_state_ = std::move(memory);
   }
 
-  // `begins_early` says it of the next kernel: of the first norm, and then of what follows.
+  // `begins_early` says whether the next kernel does: at first the first norm, afterwards what follows.
   void measure(bool& begins_early, Stream stream, bool captured) {
     if (norm_interrupted_) ADAMANT_CUDA(begin_norm_anew(stream), "beginning the norm anew");
     for (const NormRange& range : norm_ranges_) {
@@ -473,7 +469,7 @@ class CudaBackend final : public Backend {
   std::shared_ptr<Memory> memory_;
   Chunks<std::int64_t, kStepCountsPerChunk> step_counts_;  // by slot
   Chunks<OptionBytes, kOptionsPerChunk> options_;          // by group
-  std::shared_ptr<std::byte> common_;
+  std::shared_ptr<std::byte> step_state_;
   std::shared_ptr<std::byte> tables_;
   std::vector<std::shared_ptr<std::byte>> retired_;  // tables that captured graphs use
   DeviceTables device_{};                            // where they are in it
@@ -483,7 +479,6 @@ class CudaBackend final : public Backend {
   std::int64_t norm_nodes_ = 0;
   bool norm_interrupted_ = false;
   bool measures_ = false;
-  bool plan_is_new_ = false;      // no step outside of a graph has followed it yet
   std::vector<void*> gradients_;  // by row, as the next step shall find them
   Changed changed_;               // of those, what the device does not know yet
   std::optional<Staging> staging_;
@@ -498,12 +493,16 @@ std::unique_ptr<Backend> make_cuda_backend(int index, int rule, const Allocator&
   const OnDevice on(index);
   const CaptureElsewhere allowed;
   const cudaError_t found = find_kernels(rule);
-  if (found == cudaErrorNoKernelImageForDevice || found == cudaErrorInvalidDeviceFunction) {
+  // The last four: it has PTX for this device, and the driver cannot or may not compile it.
+  constexpr cudaError_t kNotBuilt[] = {cudaErrorNoKernelImageForDevice, cudaErrorInvalidDeviceFunction,
+                                       cudaErrorUnsupportedPtxVersion,  cudaErrorJitCompilerNotFound,
+                                       cudaErrorJitCompilationDisabled, cudaErrorInvalidPtx};
+  if (std::find(std::begin(kNotBuilt), std::end(kNotBuilt), found) != std::end(kNotBuilt)) {
     cudaGetLastError();
     throw Unavailable("adamant: device " + name(Device::cuda(index)) + " has compute capability " +
-                      compute_capability(index) +
-                      ", for which this library was not built; build it with -DADAMANT_CUDA_ARCHITECTURES=native on "
-                      "this machine, or use the CPU");
+                      compute_capability(index) + ", for which this library has no code that runs there (" +
+                      cudaGetErrorName(found) +
+                      "); build it with -DADAMANT_CUDA_ARCHITECTURES=native on this machine, or use the CPU");
   }
   check(found, "cudaFuncGetAttributes", "looking for the kernels");
   return std::make_unique<CudaBackend>(index, rule, allocator, shape);

@@ -64,7 +64,7 @@ std::vector<std::string> cuda_devices() {
     if (cudaGetDeviceProperties(&properties, index) != cudaSuccess) break;
     devices.push_back(std::string(properties.name) + ", compute capability " + std::to_string(properties.major) + "." +
                       std::to_string(properties.minor) + ", " + std::to_string(properties.multiProcessorCount) +
-                      " SMs, " + gigabytes(static_cast<std::int64_t>(properties.totalGlobalMem)));
+                      " SMs, " + gibibytes(static_cast<std::int64_t>(properties.totalGlobalMem)));
   }
   cudaGetLastError();
   return devices;

@@ -12,9 +12,9 @@
 
 namespace adamant::kernels {
 
-std::string gigabytes(std::int64_t bytes) {
+std::string gibibytes(std::int64_t bytes) {
   std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.3g GiB", static_cast<double>(bytes) * 0x1p-30);
+  std::snprintf(text.data(), text.size(), "%.1f GiB", static_cast<double>(bytes) * 0x1p-30);
   return text.data();
 }
 
@@ -71,7 +71,9 @@ std::shared_ptr<std::byte> Memory::allocate(std::int64_t bytes, const char* what
   const CaptureElsewhere allowed;
   void* const memory = allocate_bytes(size, what);
   std::shared_ptr<std::byte> owner(static_cast<std::byte*>(memory),
-                                   [self = shared_from_this(), size](std::byte* p) { self->release(p, size); });
+                                   [self = shared_from_this(), size, before = graphs_](std::byte* p) {
+                                     self->release(p, size, self->graphs_ != before);
+                                   });
   if (reinterpret_cast<std::uintptr_t>(memory) % kAlignment != 0) {
     throw std::invalid_argument("adamant: allocator: the memory it returned is not aligned to 256 bytes");
   }
@@ -81,13 +83,14 @@ std::shared_ptr<std::byte> Memory::allocate(std::int64_t bytes, const char* what
 }
 
 void* Memory::allocate_bytes(std::size_t size, const char* what) {
-  const std::string needs =
-      std::string(what) + " needs " + gigabytes(static_cast<std::int64_t>(size)) + " of " + name(Device::cuda(index_));
+  const std::string needed =
+      gibibytes(static_cast<std::int64_t>(size)) + " of " + name(Device::cuda(index_)) + " for " + what;
   void* memory = nullptr;
   if (allocator_.allocate != nullptr) {
     memory = allocator_.allocate(size, stream_, allocator_.user);
     if (memory != nullptr) return memory;
-    throw OutOfDeviceMemory("adamant: " + needs + ", and the allocator that was given returned null");
+    throw OutOfDeviceMemory("adamant: no memory: " + needed +
+                            " were asked for, and the allocator that was given returned null");
   }
   const cudaError_t error = stream_ordered_ ? cudaMallocAsync(&memory, size, stream_) : cudaMalloc(&memory, size);
   if (error == cudaErrorMemoryAllocation) {
@@ -96,20 +99,21 @@ void* Memory::allocate_bytes(std::size_t size, const char* what) {
     std::size_t all = 0;
     const bool known = cudaMemGetInfo(&free, &all) == cudaSuccess;
     cudaGetLastError();
-    throw OutOfDeviceMemory("adamant: " + needs +
-                            (known ? ", where " + gigabytes(static_cast<std::int64_t>(free)) + " of " +
-                                         gigabytes(static_cast<std::int64_t>(all)) + " are free"
-                                   : ", which has not that much free"));
+    throw OutOfDeviceMemory("adamant: no memory: " + needed + " were asked for" +
+                            (known ? ", and " + gibibytes(static_cast<std::int64_t>(free)) + " of " +
+                                         gibibytes(static_cast<std::int64_t>(all)) + " are free"
+                                   : "") +
+                            "; free some, or let states and masters take less (state_type, Master::remainder)");
   }
   check(error, stream_ordered_ ? "cudaMallocAsync" : "cudaMalloc", what);
   return memory;
 }
 
-void Memory::release(std::byte* memory, std::size_t size) noexcept {
+void Memory::release(std::byte* memory, std::size_t size, bool graphs_use_it) noexcept {
   const Quietly quietly;
   const OnDevice on(index_, std::nothrow);
   const CaptureElsewhere allowed;
-  bool all_seen = !used_unseen_;
+  bool all_seen = !used_unseen_ && !graphs_use_it;
   for (const Use& use : last_uses_) {
     if (use.is_recorded && cudaStreamWaitEvent(stream_, use.event, 0) != cudaSuccess) all_seen = false;
   }

@@ -17,8 +17,8 @@ namespace adamant::kernels {
 
 inline constexpr std::int64_t kAlignment = 256;
 
-// "1.5 GiB"
-std::string gigabytes(std::int64_t bytes);
+// "139.8 GiB"
+std::string gibibytes(std::int64_t bytes);
 
 // What outlives the backend for as long as memory of it is in use: the stream on which memory comes and goes, and the
 // events behind which it goes.
@@ -37,8 +37,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
   // Whatever was enqueued in the stream uses memory of ours. Cannot fail: what is not known is waited for. The last use
   // in another stream is not forgotten: the caller need not have ordered, say, a setter behind a step.
   void used_by(cudaStream_t stream) noexcept;
-  // A graph that may be replayed at any time uses memory of ours.
-  void used_by_graph() noexcept { used_unseen_ = true; }
+  // A graph that may be replayed at any time uses memory of ours, of what there is by now.
+  void used_by_graph() noexcept { ++graphs_; }
 
   // Zeroed, and there for every stream.
   std::shared_ptr<std::byte> allocate(std::int64_t bytes, const char* what);
@@ -51,12 +51,13 @@ class Memory : public std::enable_shared_from_this<Memory> {
   };
 
   void* allocate_bytes(std::size_t size, const char* what);
-  void release(std::byte* memory, std::size_t size) noexcept;
+  void release(std::byte* memory, std::size_t size, bool graphs_use_it) noexcept;
   void give_back() noexcept;
 
   const int index_;
   const Allocator allocator_;
   bool stream_ordered_ = false;
+  std::int64_t graphs_ = 0;  // that were captured
   bool used_unseen_ = false;
   cudaStream_t stream_ = nullptr;
   std::array<Use, kStreamsOfUse> last_uses_;  // of more streams than that stream_ takes the order of the earlier ones

@@ -1,14 +1,13 @@
-// Programmatic dependent launch: where a device can (compute capability 9.0), a kernel of a step begins when the one
-// before it in the stream, whosever that is, lets it or has ended, before what that one wrote can be read. launch.cu
-// asks for it.
+// Programmatic dependent launch: where a device can (compute capability 9.0), the kernels of a step but the first begin
+// when the one before them lets them, before what that one wrote can be read. launch.cu asks for it.
 //
-// Until a kernel has waited it reads nothing but what stays the same as long as steps may be under way, the plan; the
-// first kernel of a new plan does not begin early. An update begins behind scalars that have waited, and so reads its
-// arrays and their addresses too, past the first-level cache: that a kernel which begins early finds nothing old there
-// is not promised. Lines may be asked for at any time.
+// The first begins as any other kernel, when all that is before it in the stream has ended, and the last lets nobody
+// begin early: kernels of others may be launched so, need not wait (CUB's do not, where they were compiled for an older
+// device), and then end before, or begin before, what a step reads or writes is there.
 //
-// Only those begin early that are ours: what runs behind the last kernel of a step may have been launched so and not
-// wait at all (CUB's, where they were compiled for an older device), and would read what is not there yet.
+// Until a kernel has waited it reads only what the kernels of the step do not write: the plan and, past the first-level
+// cache, the arrays and their addresses: that a kernel which begins early finds nothing old there is not promised.
+// Lines may be asked for at any time.
 #pragma once
 
 namespace adamant::kernels {
@@ -27,8 +26,8 @@ __device__ __forceinline__ void let_next_kernel_begin() {
 #endif
 }
 
-// Has the line at that address brought to where it is near.
-__device__ __forceinline__ void ask_for(const void* address) {
+// Brings the line at that address into the second-level cache.
+__device__ __forceinline__ void prefetch(const void* address) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 #endif

@@ -54,26 +54,18 @@ __device__ __forceinline__ T load_in_pieces(const void* from) {
   return value;
 }
 
-// The cache that a load goes through: past the first level it sees what other multiprocessors have written.
-enum class Through { first_level, second_level };
-
-// A word of kBytes that __ldcg() takes.
-template <std::size_t kBytes>
-using Word = std::conditional_t<
-    kBytes == 2, unsigned short,
-    std::conditional_t<kBytes == 4, unsigned, std::conditional_t<kBytes == 8, unsigned long long, uint4>>>;
-
-template <Through kThrough, typename T>
-__device__ __forceinline__ std::remove_const_t<T> loaded(T* at) {
-  if constexpr (kThrough == Through::first_level) {
-    return *at;
-  } else {
-    const auto word = __ldcg(reinterpret_cast<const Word<sizeof(T)>*>(at));
-    std::remove_const_t<T> value;
-    static_assert(sizeof value == sizeof word);
-    memcpy(&value, &word, sizeof value);
-    return value;
-  }
+// What any multiprocessor has written, whatever an older line in the first-level cache of this one says: a strong load.
+__device__ __forceinline__ uint4 strong_load(const uint4* at) {
+  uint4 value;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "l"(at));
+  return value;
+}
+__device__ __forceinline__ void* strong_load(void* const* at) {
+  std::uint64_t address;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(address) : "l"(at));
+  return reinterpret_cast<void*>(address);
 }
 
 template <typename T>
@@ -93,27 +85,31 @@ struct DeviceStream {
   // A whole vector of what is_wide().
   template <int kCount>
   __device__ __forceinline__ void load_wide(int first, Lanes<std::remove_const_t<T>, kCount>& lanes) const {
-    load_pieces<Through::first_level>(global() + first, lanes);
+    load_pieces(global() + first, lanes, [](const uint4* at) { return *at; });
   }
 
   // Elements [first, first + there) into the beginning of `lanes`; the others are zero.
-  template <Through kThrough = Through::first_level, int kCount>
+  template <int kCount>
   __device__ __forceinline__ void load(int first, int there, Lanes<std::remove_const_t<T>, kCount>& lanes) const {
-    T* const at = global() + first;  // before the branch: what is known of it in one only is forgotten
+    const T* const at = global() + first;  // before the branch: what is known of it in one only is forgotten
     if (is_wide() && there == kCount) {
-      load_pieces<kThrough>(at, lanes);
+      load_pieces(at, lanes, [](const uint4* piece) { return *piece; });
     } else {
-      std::remove_const_t<T> values[kCount];
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        if (i < there) {
-          values[i] = loaded<kThrough>(at + i);
-        } else {
-          values[i] = {};
-        }
-      }
-      memcpy(&lanes, values, sizeof(lanes));
+      load_elements(at, there, lanes);
     }
+  }
+
+  // The same in two parts, of which the first does nothing but whole vectors, and loads them strongly: element by
+  // element each such load would have the line come again.
+  template <int kCount>
+  __device__ __forceinline__ void load_early(int first, int there, Lanes<std::remove_const_t<T>, kCount>& lanes) const {
+    const T* const at = global() + first;
+    if (is_wide() && there == kCount) load_pieces(at, lanes, [](const uint4* piece) { return strong_load(piece); });
+  }
+  template <int kCount>
+  __device__ __forceinline__ void load_late(int first, int there, Lanes<std::remove_const_t<T>, kCount>& lanes) const {
+    const T* const at = global() + first;
+    if (!is_wide() || there != kCount) load_elements(at, there, lanes);
   }
 
   template <int kCount>
@@ -136,14 +132,30 @@ struct DeviceStream {
   }
 
  private:
-  template <Through kThrough, int kCount>
-  __device__ __forceinline__ static void load_pieces(T* at, Lanes<std::remove_const_t<T>, kCount>& lanes) {
+  template <int kCount, typename Load>
+  __device__ __forceinline__ static void load_pieces(const T* at, Lanes<std::remove_const_t<T>, kCount>& lanes,
+                                                     const Load& load) {
     static_assert(sizeof(lanes) % kAccessBytes == 0);
     constexpr int kAccesses = static_cast<int>(sizeof(lanes)) / kAccessBytes;
     uint4 pieces[kAccesses];
 #pragma unroll
-    for (int i = 0; i < kAccesses; ++i) pieces[i] = loaded<kThrough>(reinterpret_cast<const uint4*>(at) + i);
+    for (int i = 0; i < kAccesses; ++i) pieces[i] = load(reinterpret_cast<const uint4*>(at) + i);
     memcpy(&lanes, pieces, sizeof(lanes));
+  }
+
+  template <int kCount>
+  __device__ __forceinline__ static void load_elements(const T* at, int there,
+                                                       Lanes<std::remove_const_t<T>, kCount>& lanes) {
+    std::remove_const_t<T> values[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (i < there) {
+        values[i] = at[i];
+      } else {
+        values[i] = {};
+      }
+    }
+    memcpy(&lanes, values, sizeof(lanes));
   }
 };
 

@@ -49,15 +49,15 @@ __global__ void __launch_bounds__(kScalarThreads, kScalarBlocksPerSm) scalars(co
       DeviceStream<const Options>{reinterpret_cast<const Options*>(row.options->bytes)}.global();
   const bool is_of_double = is_double(row.storage, Storages{});
   const std::uint32_t identity = row.identity;
-  ask_for(step_count);
-  ask_for(options_there);
-  ask_for(tables.control);
-  ask_for(tables.report);
+  prefetch(step_count);
+  prefetch(options_there);
+  prefetch(tables.control);
+  prefetch(tables.report);
   // What the first blocks of the update will look up.
-  ask_for(tables.gradients + index);
+  prefetch(tables.gradients + index);
   constexpr std::int64_t kTilesOfALine = kLineBytes / static_cast<std::int64_t>(sizeof(Tile));
   if (const std::int64_t tile = (first + threadIdx.x) * kTilesOfALine; tile < tables.tile_count) {
-    ask_for(tables.tiles + tile);
+    prefetch(tables.tiles + tile);
   }
 
   wait_for_kernel_before();

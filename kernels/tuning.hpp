@@ -15,6 +15,10 @@ inline constexpr int kUpdateBlocksPerSm = 4;
 // registers. Three blocks leave 80, and keep more bytes in flight than four of any other kernel.
 inline constexpr int kUpdateBlocksPerSmOfLargeVectors = 3;
 
+// Without a state a thread has only two loads under way: an SM that can hold 2,048 threads shall, with 32 registers
+// each.
+inline constexpr int kUpdateBlocksPerSmWithoutState = 8;
+
 // Elements of a tile, as the tables have them.
 inline constexpr std::int64_t kDeviceTile = 4096;
 

@@ -32,8 +32,8 @@ inline constexpr int kVector = kAccessBytes / smallest(smallest(sizeof(typename 
                                                                 sizeof(typename Storage::Gradient)),
                                                        sizeof(typename Storage::State));
 
-// Keeps the compiler from holding values of shared memory in registers across this point.
-__device__ __forceinline__ void forget() { asm volatile("" ::: "memory"); }
+// What is in shared memory is read again after it instead of being kept in registers.
+__device__ __forceinline__ void compiler_barrier() { asm volatile("" ::: "memory"); }
 
 // The arrays of a tile and what one step does to their elements. Lies in shared memory, a copy for each warp or packed
 // tile, and is read from there again and again: in registers it would be a third of all that a thread may have, and
@@ -80,13 +80,14 @@ struct alignas(16) TileUpdate {
     PhiloxCounter bits[1 + (Storage::kRandomStates ? kSlots : 0)];
   };
 
-  template <Through kThrough>
-  __device__ __forceinline__ void load(int at, int there, Vector& vector) const {
-    if constexpr (Master::kReadsParameter) parameter.template load<kThrough>(at, there, vector.parameter);
-    gradient.template load<kThrough>(at, there, vector.gradient);
-    if constexpr (Master::kKeeps) kept.template load<kThrough>(at, there, vector.kept);
+  // Calls load(array, lanes) for every array that a step reads.
+  template <typename Load>
+  __device__ __forceinline__ void for_each_read(Vector& vector, const Load& load) const {
+    if constexpr (Master::kReadsParameter) load(parameter, vector.parameter);
+    load(gradient, vector.gradient);
+    if constexpr (Master::kKeeps) load(kept, vector.kept);
 #pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot) state[slot].template load<kThrough>(at, there, vector.state[slot]);
+    for (int slot = 0; slot < kSlots; ++slot) load(state[slot], vector.state[slot]);
   }
 
   // Element i of a vector after the step.
@@ -95,7 +96,7 @@ struct alignas(16) TileUpdate {
       if constexpr (Master::kIsRandom) return random_of_element(random.bits[array], i);
       return 0;
     };
-    forget();
+    compiler_barrier();
     Stored stored{};
     if constexpr (Master::kReadsParameter) stored.parameter = vector.parameter.get(i);
     if constexpr (Master::kKeeps) stored.kept = vector.kept.get(i);
@@ -134,7 +135,7 @@ struct alignas(16) TileUpdate {
   }
 
   __device__ __forceinline__ void store(int at, int there, const Vector& vector) const {
-    forget();
+    compiler_barrier();
     parameter.store(at, there, vector.parameter);
     if constexpr (Master::kKeeps) kept.store(at, there, vector.kept);
 #pragma unroll
@@ -147,43 +148,52 @@ struct alignas(16) TileUpdate {
     gradient.store(at, there, zeros);
   }
 
-  // Updates the elements from `begin` to `end` of the tile with a team of threads, unless `ready` says that the step is
-  // skipped. All loads of a thread are issued before the first value is used, those of its first pass before `ready` is
-  // called, which may wait for the scalars of the step.
-  template <typename Ready>
-  __device__ __forceinline__ void run(int begin, int end, int rank, int team, const Ready& ready) const {
+  // Updates the elements from `begin` to `end` of the tile with a team of threads, unless `wait_for_scalars()`, which
+  // fills in what comes of them, returns false: the step is skipped. All loads of a pass are issued before the first
+  // value is used, those of whole vectors of the first pass before the wait.
+  template <typename WaitForScalars>
+  __device__ __forceinline__ void run(int begin, int end, int rank, int team,
+                                      const WaitForScalars& wait_for_scalars) const {
     int at = begin + rank * kCount;
+    const auto there = [&] { return min(kCount, end - at); };
     Vector vector;
-    load<Through::second_level>(at, min(kCount, end - at), vector);
-    if (!ready()) {
+    for_each_read(vector, [&](const auto& array, auto& lanes) { array.load_early(at, there(), lanes); });
+    if (!wait_for_scalars()) {
       if (!zero_gradient) return;
-#pragma unroll 1  // else its length is worked out, by a division
+#pragma unroll 1  // else the compiler computes the number of passes, by a division
       for (; at < end; at += team * kCount) store_zeros(at, min(kCount, end - at));
       return;
     }
+    for_each_read(vector, [&](const auto& array, auto& lanes) { array.load_late(at, there(), lanes); });
     // One vector of each array a pass keeps the registers few and the threads many; the compiler's unrolling by four
     // could not move loads above stores anyway.
 #pragma unroll 1
     while (at < end) {
       compute(at, vector);
-      store(at, min(kCount, end - at), vector);
+      store(at, there(), vector);
       at += team * kCount;
-      forget();
-      if (at < end) load<Through::first_level>(at, min(kCount, end - at), vector);
+      compiler_barrier();
+      if (at < end) for_each_read(vector, [&](const auto& array, auto& lanes) { array.load(at, there(), lanes); });
     }
   }
 };
 
+#if defined(__CUDA_ARCH__)
+inline constexpr int kArchitecture = __CUDA_ARCH__;
+#else
+inline constexpr int kArchitecture = 0;
+#endif
+
 template <typename Rule, typename Storage>
 constexpr int blocks_per_sm() {
   constexpr bool kIsLarge = kVector<Storage> >= 8;
-  int blocks = Rule::kSlots >= 3 && kIsLarge ? kUpdateBlocksPerSmOfLargeVectors : kUpdateBlocksPerSm;
-#if __CUDA_ARCH__ >= 1000
-  // The optimizer that nvcc has for 10.0 and later needs more registers.
   constexpr bool kIsDouble = sizeof(typename Storage::Real) == 8;
-  if (Rule::kSlots >= 2 && (kIsLarge || kIsDouble)) --blocks;
-#endif
-  return blocks;
+  constexpr bool kHoldsMostThreads = kArchitecture == 800 || kArchitecture == 900 || kArchitecture == 1000;
+  if (kHoldsMostThreads && Rule::kSlots == 0 && !kIsLarge && !kIsDouble) return kUpdateBlocksPerSmWithoutState;
+  const int blocks = Rule::kSlots >= 3 && kIsLarge ? kUpdateBlocksPerSmOfLargeVectors : kUpdateBlocksPerSm;
+  // The optimizer that nvcc has for 10.0 and later needs more registers.
+  const bool is_newer = kArchitecture >= 1000 && Rule::kSlots >= 2 && (kIsLarge || kIsDouble);
+  return is_newer ? blocks - 1 : blocks;
 }
 template <typename Rule, typename Storage>
 inline constexpr int kBlocksPerSm = blocks_per_sm<Rule, Storage>();
@@ -223,7 +233,7 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
   Update& update = shared[threadIdx.x >> copy_bits];
   if (is_first_of_copy) {
     update.parameter = {static_cast<typename Update::Parameter*>(row.parameter) + tile.first};
-    void* const gradient = loaded<Through::second_level>(tables.gradients + tile.row);
+    void* const gradient = strong_load(tables.gradients + tile.row);
     update.gradient = {static_cast<typename Update::Gradient*>(gradient) + tile.first};
     if constexpr (Update::Master::kKeeps) update.kept = {static_cast<typename Update::Kept*>(row.kept) + tile.first};
 #pragma unroll
@@ -238,8 +248,9 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
   const int begin = part * static_cast<int>(tables.tile_size >> part_bits);
   const int end = min(begin + static_cast<int>(tables.tile_size >> part_bits), count);
   const RowScalars& scalars = tables.scalars[tile.row];
-  // Until here everything was there before the scalars of this step began to be computed, and so are the arrays.
-  const auto ready = [&] {
+  // All that was read so far, and the tile's arrays, was written before the kernel of the scalars began, so that it may
+  // be read before the wait. Commits the tensor's step count; false where the step is skipped.
+  const auto wait_for_scalars = [&] {
     wait_for_kernel_before();
     const bool skip = scalars.skip != 0;  // here, for the same reason
     if (is_first_of_copy) {
@@ -255,7 +266,7 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
     __syncwarp(sharers);
     return !skip;
   };
-  update.run(begin, end, rank, team, ready);
+  update.run(begin, end, rank, team, wait_for_scalars);
   if (blockIdx.x == 0 && threadIdx.x == 0 && arguments.is_last != 0) *tables.report = *tables.next_report;
 }
 

@@ -170,13 +170,14 @@ phase_sanitize() {
     echo "compute-sanitizer is not installed"
     return 77
   }
-  local tool type failed=""
+  local tool words failed=""
   for tool in memcheck racecheck initcheck synccheck; do
-    for type in f32 f64; do
-      echo "== $tool, every method, $type"
-      # Sizes that end within a tile and within a vector.
+    # Sizes that end within a tile and within a vector.
+    for words in "--dtype f32" "--dtype f64" "--method adam --storage all --clip-norm 1 --loss-scale"; do
+      echo "== $tool, compare $words"
+      # shellcheck disable=SC2086  # several words
       "$sanitizer" --tool "$tool" --error-exitcode 9 "$build/bin/adamant" compare --device cuda --count 9001 --steps 2 \
-        --dtype "$type" || failed="$failed $tool"
+        $words || failed="$failed $tool"
     done
     echo "== $tool, ten steps of a small tensor"
     "$sanitizer" --tool "$tool" --error-exitcode 9 "$build/bin/adamant" descend --device cuda --steps 10 > /dev/null \

@@ -576,14 +576,14 @@ TEST_F(BenchOutputCommand, RefusesDamagedAndForeignFilesBeforeMeasuring) {
   save("text.json", text.dump());
   const std::vector<std::pair<std::string, Words>> cases{
       {"missing.json", {"cannot be read", "No such file"}},
-      {"damaged.json", {"is no JSON, or not all of it"}},
-      {"empty.json", {"is no JSON, or not all of it"}},
-      {"list.json", {"the report is no object"}},
+      {"damaged.json", {"is not JSON, or not all of it"}},
+      {"empty.json", {"is not JSON, or not all of it"}},
+      {"list.json", {"the report is not an object"}},
       {"foreign.json", {"neither \"results\" nor \"peers\""}},
       {"none.json", {"has no row"}},
       {"no_seconds.json", {"results[3] has no \"seconds\""}},
       {"negative.json", {"results[2]", "\"seconds\"", "above 0"}},
-      {"text.json", {"results[0]", "\"count\"", "whole number from 1"}}};
+      {"text.json", {"results[0]", "\"count\"", "whole number of at least 1"}}};
   for (const auto& [name, parts] : cases) {
     Words named = parts;
     named.push_back(file(name));

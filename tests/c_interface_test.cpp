@@ -1083,6 +1083,7 @@ TEST(CInterface, takes_memory_from_the_callers_allocator_and_lets_nothing_that_i
   for (const Failure& failure : std::vector<Failure>{
            {[] {}, ADAMANT_OUT_OF_MEMORY, "adamant: out of memory"},
            {[] { throw std::bad_alloc(); }, ADAMANT_OUT_OF_MEMORY, "adamant: out of memory"},
+           {[] { throw OutOfMemory("the cpu has not"); }, ADAMANT_OUT_OF_MEMORY, "the cpu has not"},
            {[] { throw OutOfDeviceMemory("cuda:0 has not"); }, ADAMANT_OUT_OF_DEVICE_MEMORY, "cuda:0 has not"},
            {[] { throw std::invalid_argument("wrong"); }, ADAMANT_INVALID_ARGUMENT, "wrong"},
            {[] { throw Unavailable("not here"); }, ADAMANT_UNAVAILABLE, "not here"},

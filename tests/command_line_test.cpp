@@ -1068,7 +1068,7 @@ TEST_F(CommandLine, RefusesOutputsThatCannotBeWritten) {
   expect_replay_refused({"--out", file("missing/out")}, {"--out", file("missing/out"), "no folder"});
   expect_replay_refused({"--out", file("")}, {"--out", "folder"});
   fs::create_symlink("/dev/full", file("device"));  // so that a broken check costs the link and not the device
-  expect_replay_refused({"--out", file("device")}, {file("device"), "no regular file"});
+  expect_replay_refused({"--out", file("device")}, {file("device"), "not a regular file"});
   expect_replay_refused({"--out", "/proc/adamant"}, {"/proc/adamant"});
   std::vector<Words> reporting{{"replay", kTrace, "--method", "adam"}, {"compare", "--count", "1"}};
   if (kHasBench) reporting.push_back({"bench", "--sizes", "1"});

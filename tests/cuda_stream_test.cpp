@@ -18,38 +18,11 @@
 #include "tests/folder.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
+#include "tests/own_stream.hpp"
+#include "tests/refusal.hpp"
 
 namespace adamant::test {
 namespace {
-
-class OwnStream {
- public:
-  OwnStream() { EXPECT_EQ(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), cudaSuccess); }
-  ~OwnStream() { EXPECT_EQ(cudaStreamDestroy(stream_), cudaSuccess); }
-  OwnStream(const OwnStream&) = delete;
-  OwnStream& operator=(const OwnStream&) = delete;
-  operator Stream() const { return stream_; }  // NOLINT(google-explicit-constructor)
-  void wait() const { EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess); }
-  void begin_capture() const { ASSERT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal), cudaSuccess); }
-  // What was captured, ready to be launched.
-  cudaGraphExec_t end_capture() const {
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t ready = nullptr;
-    EXPECT_EQ(cudaStreamEndCapture(stream_, &graph), cudaSuccess);
-    EXPECT_EQ(cudaGraphInstantiateWithFlags(&ready, graph, 0), cudaSuccess);
-    EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
-    return ready;
-  }
-  void launch(cudaGraphExec_t graph) const { EXPECT_EQ(cudaGraphLaunch(graph, stream_), cudaSuccess); }
-  bool is_capturing() const {
-    cudaStreamCaptureStatus status{};
-    EXPECT_EQ(cudaStreamIsCapturing(stream_, &status), cudaSuccess);
-    return status == cudaStreamCaptureStatusActive;
-  }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
 
 constexpr std::int64_t kCounts[] = {5000, 64, 0, 7};
 
@@ -108,7 +81,7 @@ TEST_P(Trap10GraphOfEveryRule, replays_on_from_the_step_counts_and_options_that_
   on_device.optimizer.prepare(stream);
   stream.begin_capture();
   on_device.optimizer.step(stream);
-  cudaGraphExec_t graph = stream.end_capture();
+  const Graph graph = stream.end_capture();
   for (const TensorId id : on_device.optimizer.tensors()) {
     EXPECT_EQ(on_device.optimizer.step_count(id, stream), 0) << "capturing is not stepping";
   }
@@ -125,7 +98,6 @@ TEST_P(Trap10GraphOfEveryRule, replays_on_from_the_step_counts_and_options_that_
   on_cpu.optimizer.step();
   stream.wait();
   expect_same(on_cpu, on_device);
-  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
 }
 
 std::vector<TypedCase> rules_once() {
@@ -146,7 +118,7 @@ TEST_F(CudaStreams, have_a_setter_that_is_captured_as_a_node_of_the_graph) {
   on_device.optimizer.set_learning_rate(GroupId{}, 0.25, stream);
   on_device.optimizer.set_step_count(TensorId{0}, 7, stream);
   on_device.optimizer.step(stream);
-  cudaGraphExec_t graph = stream.end_capture();
+  const Graph graph = stream.end_capture();
   for (int i = 0; i < 3; ++i) {
     on_device.optimizer.set_learning_rate(GroupId{}, 1e-9, stream);  // the graph sets its own
     stream.launch(graph);
@@ -158,7 +130,6 @@ TEST_F(CudaStreams, have_a_setter_that_is_captured_as_a_node_of_the_graph) {
   }
   stream.wait();
   expect_same(on_cpu, on_device);
-  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
 }
 
 TEST_F(CudaStreams, replay_with_the_gradients_that_prepare_brought_to_the_device) {
@@ -168,7 +139,7 @@ TEST_F(CudaStreams, replay_with_the_gradients_that_prepare_brought_to_the_device
   on_device.optimizer.prepare(stream);
   stream.begin_capture();
   on_device.optimizer.step(stream);
-  cudaGraphExec_t graph = stream.end_capture();
+  const Graph graph = stream.end_capture();
   // More often than there is staging memory for.
   for (int i = 0; i < 3 * kernels::kStagedRefreshes; ++i) {
     for (Model* model : {&on_cpu, &on_device}) {
@@ -185,7 +156,6 @@ TEST_F(CudaStreams, replay_with_the_gradients_that_prepare_brought_to_the_device
   }
   stream.wait();
   expect_same(on_cpu, on_device);
-  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
 }
 
 TEST_F(CudaStreams, take_new_gradients_with_a_step_as_often_as_they_change) {
@@ -281,10 +251,9 @@ TEST_F(CudaStreams, read_nothing_before_what_comes_before_has_written_it) {
     if (captured) {
       stream.begin_capture();
       round();
-      cudaGraphExec_t graph = stream.end_capture();
+      const Graph graph = stream.end_capture();
       for (int i = 0; i < kRounds; ++i) stream.launch(graph);
       stream.wait();
-      EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
     } else {
       for (int i = 0; i < kRounds; ++i) round();
       stream.wait();
@@ -361,10 +330,9 @@ TEST_F(CudaStreams, keep_apart_what_lies_in_the_same_bytes_of_a_cache) {
     if (captured) stream.begin_capture();
     for (int i = 0; i < steps; ++i) on_device.optimizer.step(stream);
     if (captured) {
-      cudaGraphExec_t graph = stream.end_capture();
+      const Graph graph = stream.end_capture();
       stream.launch(graph);
       stream.wait();
-      EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
     }
     stream.wait();
     EXPECT_TRUE(same_bits(on_cpu.parameter.read(), on_device.parameter.read())) << (captured ? "captured" : "eager");
@@ -379,7 +347,7 @@ TEST_F(CudaStreams, replay_a_graph_after_tensors_and_groups_were_added) {
   on_device.optimizer.prepare(stream);
   stream.begin_capture();
   on_device.optimizer.step(stream);
-  cudaGraphExec_t graph = stream.end_capture();
+  const Graph graph = stream.end_capture();
   const auto more = static_cast<int>(kernels::kOptionsPerChunk) + 3;
   for (int i = 0; i < more; ++i) on_device.optimizer.add_group(Adam{});
   for (int i = 0; i < 5; ++i) on_device.add(100);
@@ -399,7 +367,6 @@ TEST_F(CudaStreams, replay_a_graph_after_tensors_and_groups_were_added) {
   on_cpu.optimizer.step();
   expect_same(on_cpu, on_device);
   EXPECT_EQ(on_device.optimizer.step_count(TensorId{5}), 1) << "added after the capture, stepped once since";
-  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
 }
 
 TEST_F(CudaStreams, that_are_captured_refuse_what_cannot_be_part_of_a_graph_and_go_on) {
@@ -411,13 +378,7 @@ TEST_F(CudaStreams, that_are_captured_refuse_what_cannot_be_part_of_a_graph_and_
   const std::string file = testing::TempDir() + "adamant-cuda-stream-test.safetensors";
   optimizer.save(file, {}, stream);
   const auto refused = [&](const char* what, const auto& call) {
-    try {
-      call();
-      ADD_FAILURE() << what << " was not refused";
-    } catch (const std::invalid_argument& error) {
-      EXPECT_NE(std::string(error.what()).find(what), std::string::npos) << error.what();
-      EXPECT_NE(std::string(error.what()).find("captured"), std::string::npos) << error.what();
-    }
+    expect_refusal(call, {what, "captured"});
     EXPECT_TRUE(stream.is_capturing()) << what;
   };
   stream.begin_capture();
@@ -430,7 +391,7 @@ TEST_F(CudaStreams, that_are_captured_refuse_what_cannot_be_part_of_a_graph_and_
   refused("reading", [&] { optimizer.save(file, {}, stream); });
   refused("load", [&] { optimizer.load(file, {}, stream); });
   optimizer.step(stream);
-  cudaGraphExec_t graph = stream.end_capture();
+  const Graph graph = stream.end_capture();
   EXPECT_FALSE(optimizer.frozen(first));
 
   // With something still to be brought to the device, through a stream that is not captured.
@@ -438,20 +399,19 @@ TEST_F(CudaStreams, that_are_captured_refuse_what_cannot_be_part_of_a_graph_and_
   stream.begin_capture();
   refused("set_gradient", [&] { optimizer.step(stream); });
   refused("prepare", [&] { optimizer.prepare(stream); });
-  EXPECT_EQ(cudaGraphExecDestroy(stream.end_capture()), cudaSuccess);
+  stream.end_capture();
   optimizer.set_gradient(first, on_device.first(0));
   const TensorId added = on_device.add(10);
   stream.begin_capture();
   refused("step", [&] { optimizer.step(stream); });
   refused("prepare", [&] { optimizer.prepare(stream); });
-  EXPECT_EQ(cudaGraphExecDestroy(stream.end_capture()), cudaSuccess);
+  stream.end_capture();
   optimizer.remove(added);
   optimizer.prepare(stream);
   stream.launch(graph);
   on_cpu.optimizer.step();
   stream.wait();
   expect_same(on_cpu, on_device);
-  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
 }
 
 TEST_F(CudaStreams, that_are_captured_turn_no_norm_on_or_off) {
@@ -468,7 +428,7 @@ TEST_F(CudaStreams, that_are_captured_turn_no_norm_on_or_off) {
     EXPECT_THROW(model.optimizer.set_control(on ? with_norm : plain, stream), std::invalid_argument) << on;
     model.optimizer.set_control(on ? plain : with_norm, stream);
     EXPECT_TRUE(stream.is_capturing());
-    EXPECT_EQ(cudaGraphExecDestroy(stream.end_capture()), cudaSuccess);
+    stream.end_capture();
     EXPECT_EQ(model.optimizer.control().non_finite, on ? NonFinite::propagate : NonFinite::skip);
   }
 }
@@ -484,12 +444,12 @@ TEST_F(CudaStreams, that_are_captured_begin_no_loss_scale) {
   EXPECT_THROW(model.optimizer.set_control({.clip_norm = 1.0, .loss_scale = LossScale{}}, stream),
                std::invalid_argument);
   EXPECT_TRUE(stream.is_capturing());
-  EXPECT_EQ(cudaGraphExecDestroy(stream.end_capture()), cudaSuccess);
+  stream.end_capture();
   EXPECT_FALSE(model.optimizer.control().loss_scale);
   model.optimizer.set_control({.clip_norm = 1.0, .loss_scale = LossScale{}}, stream);
   stream.begin_capture();
   model.optimizer.set_control({.clip_norm = 2.0, .loss_scale = LossScale{}}, stream);  // it goes on as it is
-  EXPECT_EQ(cudaGraphExecDestroy(stream.end_capture()), cudaSuccess);
+  stream.end_capture();
 }
 
 // The order of the legacy stream, in which state() prepares, is not to be had while a stream that it waits for is
@@ -605,7 +565,7 @@ TEST_F(CudaStreams, that_are_captured_keep_the_memory_of_a_graph_from_being_used
   const OwnStream stream;
   const OwnStream captured;
   GivenBack given_back;
-  cudaGraphExec_t graph = nullptr;
+  Graph graph;
   host::DeviceMemory memory(cuda_device());
   const host::DeviceArray<float> parameter(memory, std::span<const float>(spread_values<float>(1000, 1, -4, 1)));
   const host::DeviceArray<float> gradient(memory, std::span<const float>(spread_values<float>(1000, 2, -4, 1)));
@@ -628,7 +588,6 @@ TEST_F(CudaStreams, that_are_captured_keep_the_memory_of_a_graph_from_being_used
     cudaGetLastError();
   }
   stream.wait();
-  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
 }
 
 // Allocating on the optimizer's own stream disturbs nobody's capture, nor does waiting for others.
@@ -658,12 +617,11 @@ TEST_F(CudaStreams, can_be_captured_while_another_optimizer_is_made_and_prepared
     another.load(folder / "x", {}, own);
   }
   ASSERT_TRUE(stream.is_capturing());
-  cudaGraphExec_t graph = stream.end_capture();
+  const Graph graph = stream.end_capture();
   stream.launch(graph);
   stream.wait();
   on_cpu.optimizer.step();
   expect_same(on_cpu, captured);
-  EXPECT_EQ(cudaGraphExecDestroy(graph), cudaSuccess);
 }
 
 using Trap11Streams = CudaStreams;  // no step in any other stream than the caller's, none that waits

@@ -351,7 +351,7 @@ TEST(MethodTable, every_option_of_every_method_differs_from_its_default_in_some_
   }
 }
 
-// The defaults of the rules are those of DESIGN.md, which the textbook has written down a second time.
+// The defaults of the rules are those of docs/methods.md, which the textbook has written down a second time.
 TEST(MethodTable, defaults_are_the_textbook_s) {
   for (const std::string& method : method_names()) {
     Options all;

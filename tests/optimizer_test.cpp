@@ -1,5 +1,5 @@
 // What the Optimizer does with many tensors and groups: step counts, late and frozen tensors, groups, gradients that
-// move, states by name. And the traps of other libraries (PEERS.md), each a test that bears its number.
+// move, states by name. And the traps of docs/traps.md, each a test that bears its number.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -576,7 +576,8 @@ TEST(Optimizer, says_what_it_was_made_of) {
   EXPECT_EQ(optimizer.tensor(id).gradient.count(), kCount);
 }
 
-// --- The traps of PEERS.md that a CPU can fall into ------------------------------------------------------------------
+// --- The traps of docs/traps.md that a CPU can fall into
+// ------------------------------------------------------------------
 
 TEST(Trap01Indexing, tiles_of_a_tensor_beyond_2_to_the_33_cover_every_element_once) {
   const std::int64_t count = (std::int64_t{1} << 33) + 12345;

@@ -19,6 +19,7 @@
 #include "tests/folder.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
+#include "tests/refusal.hpp"
 
 namespace adamant::test {
 namespace {
@@ -201,12 +202,7 @@ class PyTorchFile : public testing::Test {
 
   void expect_refused(const std::string& name, const std::function<void(std::vector<safetensors::Entry>&)>& change,
                       const std::string& why) {
-    try {
-      load(name, change);
-      ADD_FAILURE() << "loaded; expected: " << why;
-    } catch (const NotLoaded& error) {
-      EXPECT_NE(std::string(error.what()).find(why), std::string::npos) << error.what();
-    }
+    expect_refusal<NotLoaded>([&] { load(name, change); }, {why});
     for (const auto& layer : model->layers) {
       EXPECT_EQ(layer.parameter, std::vector<float>(layer.parameter.size()));
       EXPECT_EQ(model->optimizer.step_count(model->optimizer.find(layer.name)), 0);

@@ -719,18 +719,18 @@ TEST_F(Safetensors, RefusesToWriteWhatItWouldNotRead) {
 TEST_F(Safetensors, NamesPathAndReasonWhenItCannotWrite) {
   expect_write_refused<std::system_error>(folder_ / "missing" / "file", {}, {"No such file or directory"});
   expect_write_refused<std::system_error>(folder_ / std::string(300, 'x'), {}, {"File name too long"});
-  expect_write_refused<std::runtime_error>(folder_, {}, {"Is a directory", "no regular file"});
+  expect_write_refused<std::runtime_error>(folder_, {}, {"Is a directory", "not a regular file"});
   EXPECT_EQ(files_in_folder(), 0u);
 }
 
 TEST_F(Safetensors, DoesNotReplaceDevicesAndFifos) {
   // Through a link, so that a broken check costs the link and not the machine's device.
   fs::create_symlink("/dev/full", path_);
-  expect_write_refused<NotSaved>(path_, {}, {"no regular file"});
+  expect_write_refused<NotSaved>(path_, {}, {"not a regular file"});
   EXPECT_TRUE(fs::is_symlink(path_));
   fs::remove(path_);
   ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
-  expect_write_refused<NotSaved>(path_, {}, {"no regular file"});
+  expect_write_refused<NotSaved>(path_, {}, {"not a regular file"});
   EXPECT_TRUE(fs::is_fifo(path_));
 }
 

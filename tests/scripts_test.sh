@@ -140,7 +140,7 @@ expect_equal "gpu_check.sh: a test fails" "$(STUB_TEST=1 check "$folder/gpu" tes
 for words in "first: require 1" "what went wrong" "4 passed, 1 failed, 0 skipped" "failed: adamant_first_test.0\$"; do
   grep -q "$words" "$folder/gpu/test.log" || fail "gpu_check.sh: the log of tests that fail has no $words"
 done
-for words in synccheck "--dtype f64" descend; do
+for words in synccheck "--dtype f64" "--storage all" descend; do
   expect_equal "gpu_check.sh: the sanitizer finds something in $words" "$(STUB_FINDS=$words check "$folder/gpu" sanitize)" \
     "sanitize failed see $folder/gpu/sanitize.log
 1"

@@ -411,7 +411,7 @@ TEST_P(EveryStorage, has_the_same_bits_whether_or_not_the_loops_ask_memory_ahead
       const kernels::Scalars scalars = host::scalars_at_step(rule, GetParam(), method, 7);
       const kernels::Decision decision{.gradient_factor = 0.75, .clip_value = 2.0, .skip = false};
       const auto slots = static_cast<int>(state_names(method).size());
-      const auto after = [&](const host::UpdateTable& table, bool asks_ahead, std::int64_t count) {
+      const auto after = [&](const host::UpdateTable& table, bool prefetches, std::int64_t count) {
         const Fenced<typename Storage::Parameter> parameter(parameters, 3);
         const Fenced<typename Storage::Gradient> gradient(gradients, 5);
         const Fenced<typename Storage::Kept> kept(kSize, 1);
@@ -432,7 +432,7 @@ TEST_P(EveryStorage, has_the_same_bits_whether_or_not_the_loops_ask_memory_ahead
                                .decision = decision,
                                .gradient_sign = -1.0,
                                .random = {{{17, 4}}, 7, 5},
-                               .asks_ahead = asks_ahead});
+                               .prefetches = prefetches});
         std::vector<std::string> all;
         const auto append = [&](const auto& array) {
           EXPECT_TRUE(array.zones_untouched());
@@ -504,7 +504,7 @@ TEST(Trap01Indexing, loops_of_every_simd_level_find_elements_across_2_to_the_31_
                              .decision = decision,
                              .gradient_sign = 1.0,
                              .random = {{{1, 2}}, 3, 4},
-                             .asks_ahead = table.asks_ahead});
+                             .prefetches = table.prefetches});
       std::vector<std::vector<float>> all;
       for (const Reserved& array : arrays) all.emplace_back(array.data() + first, array.data() + first + kCount);
       return all;

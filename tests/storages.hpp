@@ -308,7 +308,7 @@ std::vector<float> telling_values_of_updates() {
 
 // --- One tensor of a combination, on the CPU
 
-// A float32 from the halves that a remainder leaves, as DESIGN says: the parameter is the upper half of the bits plus
+// A float32 from the halves that a remainder leaves: the parameter is the upper half of the bits plus
 // 0x8000, the remainder the lower half.
 inline float joined(bfloat16 parameter, std::uint16_t remainder) {
   std::int32_t upper = parameter.bits;

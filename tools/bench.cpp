@@ -45,7 +45,7 @@ CLI::Validator is_shape() {
         return bench::shape_from(text)
                    ? std::string()
                    : fmt::format(
-                         "\"{}\" is none of {} and not TENSORSxPARAMETERS, from 2 to {} tensors and from 1 to {} "
+                         "unknown shape \"{}\"; allowed: {}, or TENSORSxPARAMETERS with 2 to {} tensors and 1 to {} "
                          "parameters together",
                          text, names_of_networks(), bench::kMostTensors, bench::kMostParameters);
       },
@@ -56,7 +56,7 @@ CLI::Validator is_pipeline() {
   return CLI::Validator(
       [](const std::string& text) {
         return bench::pipeline_from(text) ? std::string()
-                                          : fmt::format("\"{}\" is none of update, clip and copy", text);
+                                          : fmt::format("unknown pipeline \"{}\"; allowed: update, clip, copy", text);
       },
       "");
 }

@@ -28,7 +28,7 @@ std::string storage_of_type(const json& report) {
 class Part {
  public:
   Part(const json& object, std::string name) : object_(object), name_(std::move(name)) {
-    if (!object.is_object()) refuse("is no object");
+    if (!object.is_object()) refuse("is not an object");
   }
 
   [[noreturn]] void refuse(const std::string& why) const { throw std::invalid_argument(name_ + " " + why); }
@@ -41,7 +41,7 @@ class Part {
   std::string text(std::string_view key, const std::string& otherwise) const {
     const json* found = find(key);
     if (found == nullptr) return otherwise;
-    if (!found->is_string()) refuse(fmt::format("has a \"{}\" that is no text", key));
+    if (!found->is_string()) refuse(fmt::format("has a \"{}\" that is not a string", key));
     return found->get<std::string>();
   }
   std::string text(std::string_view key) const {
@@ -54,7 +54,7 @@ class Part {
     const json* found = find(key);
     if (found == nullptr) return otherwise;
     if (!found->is_number_integer() || found->get<std::int64_t>() < otherwise) {
-      refuse(fmt::format("has a \"{}\" that is no whole number from {} on", key, otherwise));
+      refuse(fmt::format("has a \"{}\" that is not a whole number of at least {}", key, otherwise));
     }
     return found->get<std::int64_t>();
   }
@@ -74,7 +74,7 @@ class Part {
     bench::Times times;
     const json* found = find(key);
     if (found == nullptr) return times;
-    if (!found->is_array()) refuse(fmt::format("has a \"{}\" that is no list", key));
+    if (!found->is_array()) refuse(fmt::format("has a \"{}\" that is not a list", key));
     for (const json& value : *found) times.seconds.push_back(positive(value, key));
     return times;
   }
@@ -83,7 +83,7 @@ class Part {
   std::vector<Part> list(std::string_view key) const {
     const json* found = find(key);
     if (found == nullptr) return {};
-    if (!found->is_array()) refuse(fmt::format("has a \"{}\" that is no list", key));
+    if (!found->is_array()) refuse(fmt::format("has a \"{}\" that is not a list", key));
     std::vector<Part> parts;
     for (std::size_t i = 0; i < found->size(); ++i) {
       parts.emplace_back((*found)[i], fmt::format("{}{}[{}]", name_ == kWhole ? "" : name_ + ".", key, i));
@@ -142,7 +142,7 @@ json read_json(std::string_view option, const std::string& path) {
   try {
     return json::parse(text);
   } catch (const json::exception& error) {
-    refuse(fmt::format("is no JSON, or not all of it: {}", host::printable(error.what())));
+    refuse(fmt::format("is not JSON, or not all of it: {}", host::printable(error.what())));
   }
   return {};
 }

@@ -140,7 +140,7 @@ bool run(const DescendOptions& options) {
     fs::create_directory(options.out, why);  // where there is one it stays
     if (!fs::is_directory(options.out)) {
       throw std::invalid_argument(fmt::format("adamant: --out {}: {}; allowed: a folder, or the name of one to make",
-                                              options.out, why ? why.message() : "is no folder"));
+                                              options.out, why ? why.message() : "it is not a folder"));
     }
   }
   check_output("--out", csv_path);

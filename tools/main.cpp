@@ -69,7 +69,7 @@ int main(int argc, char** argv) try {
 } catch (const adamant::tools::Interrupted& error) {
   say(error);
   return kInterrupted;
-} catch (const adamant::OutOfDeviceMemory& error) {
+} catch (const adamant::OutOfMemory& error) {
   say(error);
   return kBadUsage;
 } catch (const std::bad_alloc&) {

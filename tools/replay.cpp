@@ -224,7 +224,8 @@ bool run(ReplayOptions options) {
     options.trace = options.options.back();
     options.options.pop_back();
   }
-  if (options.trace.empty()) throw std::invalid_argument("adamant: replay: which trace? None is given");
+  if (options.trace.empty())
+    throw std::invalid_argument("adamant: replay: no trace is given; usage: adamant replay TRACE.safetensors ...");
   check_output("--out", options.out, {options.trace, options.expect, options.json_file});
   check_output("--json-file", options.json_file, {options.trace, options.expect});
   options.check_machine();

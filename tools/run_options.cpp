@@ -198,8 +198,8 @@ std::vector<host::StorageTypes> storages_from(const std::vector<std::string>& na
     if (there == all.data() + all.size()) {
       std::vector<std::string> short_names;
       for (const host::StorageTypes& types : all) short_names.push_back(host::short_name(types));
-      throw std::invalid_argument(fmt::format("adamant: --storage: {} is none; there are {}", host::in_quotes(name),
-                                              host::joined(short_names)));
+      throw std::invalid_argument(fmt::format("adamant: --storage: unknown storage {}; allowed: {} and all",
+                                              host::in_quotes(name), host::joined(short_names)));
     }
     found.push_back(*there);
   }

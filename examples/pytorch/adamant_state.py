@@ -22,7 +22,8 @@ def save_state(path, model, optimizer):
 def load_state(path, model, optimizer):
     """The other way round, with the learning rates. The optimizer is made as usual before, of the same method.
 
-    Nothing is changed when the file lacks something (KeyError, or SafetensorError of an array).
+    Nothing is changed when the file lacks something (KeyError, or SafetensorError of an array) or has a group's parameters
+    in several groups (ValueError).
     """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -40,8 +41,11 @@ def load_state(path, model, optimizer):
                 if not isinstance(optimizer, torch.optim.SGD):  # it keeps no count
                     state_of[parameter]["step"] = torch.tensor(float(step))
         for group in optimizer.param_groups:
-            (index,) = {metadata[f"adamant.group_of.{names[parameter]}"] for parameter in group["params"]}
-            rates.append(float.fromhex(metadata[f"adamant.group.{index}.learning_rate"]))
+            indices = {metadata[f"adamant.group_of.{names[parameter]}"] for parameter in group["params"]}
+            if len(indices) > 1:
+                members = ", ".join(names[parameter] for parameter in group["params"])
+                raise ValueError(f"{path}: {members} are one group here and groups {sorted(indices)} in the file")
+            rates.append(float.fromhex(metadata[f"adamant.group.{indices.pop()}.learning_rate"]) if indices else group["lr"])
 
     for parameter, value in values.items():
         parameter.data.copy_(value)

@@ -297,13 +297,15 @@ adamant_status adamant_get_tensor(const adamant_optimizer* optimizer, int64_t te
 /// captured.
 /// \param optimizer of which
 /// \param tensor what adamant_add() gave
-/// \param stream in whose order
+/// \param stream refused where it is being captured; the change takes effect with the next adamant_step() or
+/// adamant_prepare()
 adamant_status adamant_freeze(adamant_optimizer* optimizer, int64_t tensor, void* stream);
 
 /// Ends adamant_freeze(). Refused while `stream` is being captured.
 /// \param optimizer of which
 /// \param tensor what adamant_add() gave
-/// \param stream in whose order
+/// \param stream refused where it is being captured; the change takes effect with the next adamant_step() or
+/// adamant_prepare()
 adamant_status adamant_thaw(adamant_optimizer* optimizer, int64_t tensor, void* stream);
 
 /// Whether adamant_freeze() is in force.
@@ -316,7 +318,8 @@ adamant_status adamant_frozen(const adamant_optimizer* optimizer, int64_t tensor
 /// \param optimizer of which
 /// \param tensor what adamant_add() gave
 /// \param group 0, or what adamant_add_group() gave
-/// \param stream in whose order
+/// \param stream refused where it is being captured; the change takes effect with the next adamant_step() or
+/// adamant_prepare()
 adamant_status adamant_set_group(adamant_optimizer* optimizer, int64_t tensor, int32_t group, void* stream);
 
 /// Reads another gradient from the next step on, of the same type and count. On a CUDA device the address goes there
@@ -325,7 +328,8 @@ adamant_status adamant_set_group(adamant_optimizer* optimizer, int64_t tensor, i
 /// \param tensor what adamant_add() gave
 /// \param gradient the array, the caller's
 /// \param is_const 1: it may not be set to zero; 0: it may
-/// \param stream in whose order
+/// \param stream refused where it is being captured; the change takes effect with the next adamant_step() or
+/// adamant_prepare()
 adamant_status adamant_set_gradient(adamant_optimizer* optimizer, int64_t tensor, const adamant_array* gradient,
                                     int32_t is_const, void* stream);
 

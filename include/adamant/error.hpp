@@ -22,20 +22,30 @@ class ADAMANT_API Unavailable : public std::runtime_error {
   ~Unavailable() override;
 };
 
-/// A device has not the memory that was asked for; the text says how much that was, how much is free and on which
-/// device.
-class ADAMANT_API OutOfDeviceMemory : public std::bad_alloc {
+/// There is no memory for the states of tensors; the text says how much was asked for. (Where memory for less than that
+/// is not to be had, it is a `std::bad_alloc` of no text.)
+class ADAMANT_API OutOfMemory : public std::bad_alloc {
  public:
   /// \param what the text
-  explicit OutOfDeviceMemory(const std::string& what);
-  OutOfDeviceMemory(const OutOfDeviceMemory&) noexcept;             ///< shares the text
-  OutOfDeviceMemory& operator=(const OutOfDeviceMemory&) noexcept;  ///< shares the text
-  ~OutOfDeviceMemory() override;
+  explicit OutOfMemory(const std::string& what);
+  OutOfMemory(const OutOfMemory&) noexcept;             ///< shares the text
+  OutOfMemory& operator=(const OutOfMemory&) noexcept;  ///< shares the text
+  ~OutOfMemory() override;
   /// The text.
   const char* what() const noexcept override;
 
  private:
   std::shared_ptr<const std::string> what_;
+};
+
+/// A CUDA device has not the memory that was asked for; the text says how much that was, for what, how much is free and
+/// on which device.
+class ADAMANT_API OutOfDeviceMemory : public OutOfMemory {
+ public:
+  using OutOfMemory::OutOfMemory;
+  OutOfDeviceMemory(const OutOfDeviceMemory&) noexcept;             ///< shares the text
+  OutOfDeviceMemory& operator=(const OutOfDeviceMemory&) noexcept;  ///< shares the text
+  ~OutOfDeviceMemory() override;
 };
 
 /// A call of the CUDA runtime failed; the text has the call, what it was made for, and CUDA's name and words for the

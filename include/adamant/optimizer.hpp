@@ -40,9 +40,9 @@ struct TensorSpec {
   /// the parameter in the first prepare() or step() after add(), in the order of that call's stream; what anybody else
   /// writes to the parameter after that is lost.
   Master master = Master::automatic;
-  /// An array of 16 bits, of as many elements as `parameter`, to which every step also writes the parameter, rounded,
-  /// for a forward pass that reads it; of a float32 parameter with float32 states only. As the parameter, it may
-  /// overlap no other buffer. A null pointer with a count of 0: none is written.
+  /// A low-precision copy for the forward pass, bfloat16 or float16, of as many elements as `parameter`: every step
+  /// writes the rounded parameter to it. For a float32 parameter with float32 states only; may overlap no other buffer.
+  /// A null pointer with a count of 0: none is written.
   Array copy = {};
   /// Whether every step sets the gradient to zero when it has been used, a skipped step too. Such a gradient may
   /// overlap no other.
@@ -61,8 +61,10 @@ struct TensorSpec {
 /// option, but for CudaError and DurabilityUnsure where their texts say what. Mistakes of the caller throw
 /// `std::invalid_argument`. Calls that take a stream take effect in the order of that stream: give setters the stream
 /// of step(), because `nullptr`, CUDA's legacy default stream, is not ordered with one made with
-/// `cudaStreamNonBlocking`. The CPU backend ignores the stream and has finished when the call returns. In a child made
-/// by fork() a prepared Optimizer may be saved and no more: the threads of a parallel step() stay with the parent.
+/// `cudaStreamNonBlocking`. (freeze(), thaw(), set_group() and set_gradient() take effect with the next step() or
+/// prepare() instead, and use their stream only to refuse one that is being captured.) The CPU backend ignores the
+/// stream and has finished when the call returns. In a child made by fork() a prepared Optimizer may be saved and no
+/// more: the threads of a parallel step() stay with the parent.
 class ADAMANT_API Optimizer {
  public:
   /// An optimizer whose first group, `GroupId{}`, has the options of `method`.
@@ -76,9 +78,10 @@ class ADAMANT_API Optimizer {
   Optimizer(Optimizer&&) noexcept;             ///< takes over tensors, states and plan
   Optimizer& operator=(Optimizer&&) noexcept;  ///< \copydoc Optimizer(Optimizer&&)
 
-  /// Adds a group with its own options, of the same method and variant as the constructor's. It takes over none of the
-  /// first group's: a learning rate that is not given is the method's default.
-  /// \throws std::invalid_argument for an option out of range, another method or another variant
+  /// Adds a group with its own options, of the same method and variant as the constructor's. Nothing is inherited from
+  /// the first group: an option that is not given has the method's default.
+  /// \throws std::invalid_argument for an option out of range, another method or another variant (but RMSProp's
+  ///   momentum may be 0 in an Optimizer that was made with one)
   GroupId add_group(Method options);
 
   /// The groups, in the order they were added: the constructor's, those of add_group() and those that load() added.
@@ -105,9 +108,9 @@ class ADAMANT_API Optimizer {
   /// What add() was given, with later changes of gradient and group; valid until the tensor is removed.
   const TensorSpec& tensor(TensorId tensor) const;
 
-  /// Leaves a tensor, its state and its step count as they are in the steps to come, and its gradient too, also where
-  /// it has `zero_gradient`: what a backward pass adds up meanwhile is there in the first step after thaw(). A graph
-  /// that was captured before goes on stepping it. \throws std::invalid_argument when `stream` is being captured
+  /// Steps from the next on leave the tensor, its state, its step count and its gradient as they are, also where it has
+  /// `zero_gradient`: what a backward pass adds up meanwhile is there in the first step after thaw(). A graph that was
+  /// captured before goes on stepping it. \throws std::invalid_argument when `stream` is being captured
   void freeze(TensorId tensor, Stream stream = nullptr);
   /// Ends freeze(). \throws std::invalid_argument when `stream` is being captured
   void thaw(TensorId tensor, Stream stream = nullptr);
@@ -129,7 +132,8 @@ class ADAMANT_API Optimizer {
   /// The options of a group, valid until the next add_group() or load().
   const Method& options(GroupId group = {}) const;
 
-  /// Replaces the options of one group, no other group's; method and variant must stay. In force for every step that
+  /// Replaces the options of one group, no other group's; method and variant must stay (but RMSProp's momentum may
+  /// become 0). In force for every step that
   /// comes after it in `stream`. In a stream that is being captured it becomes a node of the graph, which sets these
   /// options with every replay; options() has them from now on.
   /// \throws std::invalid_argument for a group that does not exist, an option out of range, another method or variant

@@ -41,7 +41,8 @@ struct StepControl {
   /// A value there that is not positive and finite makes the step one with a gradient that is not finite.
   const float* gradient_scale_pointer = nullptr;
   /// A float32 in device memory that somebody else has set to other than zero where a gradient is not finite, as
-  /// GradScaler's found_inf. When there is none, `skip` looks at every gradient.
+  /// GradScaler's found_inf. Only with `skip` or a `loss_scale`. When there is none, these look at every gradient; when
+  /// there is one, gradients are looked at only where the norm is taken for another reason.
   const float* found_non_finite = nullptr;
   /// What becomes of such a step. With `loss_scale` it is skipped.
   NonFinite non_finite = NonFinite::propagate;

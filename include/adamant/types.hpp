@@ -59,8 +59,8 @@ struct Device {
 
   /// The processor that the program runs on.
   static constexpr Device cpu() { return {}; }
-  /// A CUDA device. Where there is none of that index, or the library was built without CUDA, an Optimizer for it
-  /// throws Unavailable.
+  /// A CUDA device. An Optimizer for one that is not there, or of a library that was built without CUDA, throws
+  /// Unavailable; for a negative index std::invalid_argument.
   static constexpr Device cuda(int index) { return {Kind::cuda, index}; }
   /// Whether two are the same.
   friend constexpr bool operator==(const Device&, const Device&) = default;

@@ -66,7 +66,7 @@ set(ENV{STAND_IN_INTERRUPTS} 1)
 expect_exit(130 "Interrupted" ${quick})
 expect_json("not report['complete'] and len(of('momentum')) == 3 and not of('adam')")
 
-expect_exit(2 "\"sgd\" is none of gradient_descent, momentum, rmsprop, adam, adamw" ${quick} --methods sgd)
+expect_exit(2 "\"sgd\" is not a method; allowed: gradient_descent, momentum, rmsprop, adam, adamw" ${quick} --methods sgd)
 expect_exit(2 "\"0\" is not a number of parameters from 1" ${quick} --sizes 0)
 expect_exit(2 "\"64\" is not TENSORSxPARAMETERS" ${quick} --shapes 64)
 expect_exit(2 "peers.py: error: --threads is 0; at least 1" ${quick} --threads 0)
