@@ -89,7 +89,7 @@ void* Memory::allocate_bytes(std::size_t size, const char* what) {
   if (allocator_.allocate != nullptr) {
     memory = allocator_.allocate(size, stream_, allocator_.user);
     if (memory != nullptr) return memory;
-    throw OutOfDeviceMemory("adamant: no memory: " + needed +
+    throw OutOfDeviceMemory("adamant: out of memory: " + needed +
                             " were asked for, and the allocator that was given returned null");
   }
   const cudaError_t error = stream_ordered_ ? cudaMallocAsync(&memory, size, stream_) : cudaMalloc(&memory, size);
@@ -99,7 +99,7 @@ void* Memory::allocate_bytes(std::size_t size, const char* what) {
     std::size_t all = 0;
     const bool known = cudaMemGetInfo(&free, &all) == cudaSuccess;
     cudaGetLastError();
-    throw OutOfDeviceMemory("adamant: no memory: " + needed + " were asked for" +
+    throw OutOfDeviceMemory("adamant: out of memory: " + needed + " were asked for" +
                             (known ? ", and " + gibibytes(static_cast<std::int64_t>(free)) + " of " +
                                          gibibytes(static_cast<std::int64_t>(all)) + " are free"
                                    : "") +

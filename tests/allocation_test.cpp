@@ -591,7 +591,7 @@ TEST_P(FailingAllocationInC, is_a_status_and_changes_nothing_whichever_it_is) {
       ASSERT_TRUE(status == ADAMANT_OUT_OF_MEMORY || status == call.ends) << nth << ": " << adamant_last_error();
       if (status == ADAMANT_OUT_OF_MEMORY) {
         ++refused;
-        EXPECT_STREQ(adamant_last_error(), "adamant: out of memory");
+        EXPECT_TRUE(std::string(adamant_last_error()).starts_with("adamant: out of memory")) << adamant_last_error();
       }
       ASSERT_TRUE(scene.seen() == before) << nth << " has changed something";
       EXPECT_EQ(scene.outcome(), outcome_without) << nth;

@@ -407,6 +407,21 @@ TEST_F(BadInput, copies_of_what_has_none_of_the_wrong_type_or_count_are_refused)
   expect_add_refused(spec, {"\"new\": copy: ", "float64"});
 }
 
+TEST_F(BadInput, texts_say_what_there_is_instead) {
+  expect_refusal([&] { optimizer.find("wtf"); },
+                 {"there is no tensor called \"wtf\"; there are [\"bias\", \"empty\", \"wte\"]"});
+  expect_refusal([&] { optimizer.state(wte, "exp"); }, {"no state is called \"exp\"; there are [exp_avg, exp_avg_sq]"});
+  TensorSpec spec = good();
+  spec.gradient = {};
+  expect_add_refused(spec, {"\"new\": gradient: none was given"});
+  const Array nothing(static_cast<float*>(nullptr), 0);
+  Optimizer large(Adam{});
+  for (int i = 0; i < 30; ++i) {
+    large.add({.name = "x" + std::to_string(i), .parameter = nothing, .gradient = nothing});
+  }
+  expect_refusal([&] { large.find("y"); }, {"\"x0\", ", "] and 10 more, which tensors() lists"});
+}
+
 TEST_F(BadInput, a_copy_that_shares_memory_with_any_other_buffer_is_refused) {
   const auto at = [](const auto& array, std::int64_t bytes) {
     return Array(static_cast<void*>(reinterpret_cast<std::byte*>(array.data()) + bytes), DataType::bfloat16, 16);

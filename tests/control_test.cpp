@@ -581,6 +581,9 @@ TEST(BadControl, is_refused_by_name_and_changes_nothing) {
       {{.gradient_scale_pointer = somewhere, .loss_scale = LossScale{}}, "loss_scale: "},
       {{.gradient_scale_pointer = odd}, "gradient_scale_pointer: "},
       {{.found_non_finite = odd}, "found_non_finite: "},
+      // Nobody would read it.
+      {{.found_non_finite = somewhere}, "found_non_finite: nothing is skipped"},
+      {{.found_non_finite = somewhere, .clip_norm = 1.0}, "found_non_finite: nothing is skipped"},
       {{.non_finite = static_cast<NonFinite>(2)}, "non_finite: "},
       {{.loss_scale = LossScale{.initial = 1e39}}, "loss_scale.initial: "},
       {{.loss_scale = LossScale{.initial = 1e-50}}, "loss_scale.initial: "},

@@ -630,6 +630,37 @@ TEST_F(Trap11Streams, of_others_see_nothing_of_a_prepared_step_which_waits_for_n
   EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
 }
 
+// Nobody waits for the device to give back tables that were made after the last capture, which no graph can use.
+TEST_F(Trap11Streams, are_not_waited_for_where_no_graph_can_use_what_goes_back) {
+  host::DeviceMemory memory(cuda_device());
+  Subject subject(memory);
+  Optimizer& optimizer = subject.optimizer();
+  cudaStream_t stream = nullptr;
+  cudaGraph_t graph = nullptr;
+  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+  ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+  optimizer.step(stream);
+  ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+  optimizer.freeze(TensorId{0});
+  optimizer.step(stream);
+  const auto waits = [&](const auto& call) {
+    std::vector<Seen> calls;
+    seen = &calls;
+    call();
+    seen = nullptr;
+    return std::count_if(calls.begin(), calls.end(), [](const Seen& each) { return has(each.name, "DeviceSync"); });
+  };
+  EXPECT_EQ(waits([&] {
+              optimizer.thaw(TensorId{0});
+              optimizer.step(stream);
+            }),
+            0);
+  EXPECT_GT(waits([&] { subject.destroy_optimizer(); }), 0) << "what the graph uses";
+  EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  EXPECT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+  EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
+}
+
 // What is in front of a step may let others begin early, or not wait for what is in front of itself.
 using CudaEarlyLaunches = NeedsDevice;
 

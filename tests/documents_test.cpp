@@ -267,6 +267,32 @@ TEST(Documents, NameTestsThatThereAre) {
   EXPECT_GT(seen.size(), 10U);
 }
 
+// --- docs/traps.md
+
+// Each test that bears the number of a trap stands in the trap's row, and no other does.
+TEST(TrapsPage, names_the_tests_of_every_trap) {
+  const std::string sources = all_test_sources();
+  const std::regex suite("Trap([0-9]{2})[A-Za-z]+");
+  std::map<int, std::set<std::string>> tests;
+  const std::regex defined("TEST(_P|_F)?\\((Trap[0-9]{2}[A-Za-z]+),");
+  for (std::sregex_iterator at(sources.begin(), sources.end(), defined); at != std::sregex_iterator(); ++at) {
+    const std::string name = (*at)[2];
+    tests[std::stoi(name.substr(4, 2))].insert(name);
+  }
+  int number = 0;
+  for (const auto& row : table_rows(section_of(read_page_of_the_repository("docs/traps.md"), "# Traps"))) {
+    if (row.at(0).find_first_not_of("0123456789") != std::string::npos || row.at(0).empty()) continue;
+    EXPECT_EQ(row.at(0), std::to_string(++number));
+    std::set<std::string> named;
+    for (std::sregex_iterator at(row.at(2).begin(), row.at(2).end(), suite); at != std::sregex_iterator(); ++at) {
+      named.insert(at->str());
+    }
+    EXPECT_EQ(named, tests[number]) << number;
+    EXPECT_EQ(named.empty(), row.at(2).find("not here") != std::string::npos) << number;
+  }
+  EXPECT_EQ(number, 23);
+}
+
 // --- Names of variables
 
 // Options of CMake, variables of the environment and macros: all have our prefix.

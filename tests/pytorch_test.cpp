@@ -242,12 +242,12 @@ TEST_F(PyTorchFile, with_a_count_that_is_none_is_refused) {
     expect_refused(
         "adam", [&](auto& entries) { set_step(entries, number); }, "\"0.bias.step\" is " + why);
   };
-  refused(half, "no count of steps");
-  refused(negative, "no count of steps");
-  refused(nothing, "no count of steps");
-  refused(huge, "no count of steps");
-  refused(below, "no count of steps");
-  refused(beyond, "no count of steps");
+  refused(half, "not a step count");
+  refused(negative, "not a step count");
+  refused(nothing, "not a step count");
+  refused(huge, "not a step count");
+  refused(below, "not a step count");
+  refused(beyond, "not a step count");
   refused(narrow, "1 elements of I32");
   const double wide = 0x1p53;  // as a float64 run has it
   load("adam", [&](auto& entries) { set_step(entries, wide); });
