@@ -22,7 +22,7 @@
 
 namespace {
 
-namespace st = adamant::host::safetensors;
+namespace st = adamant::safetensors;
 using Json = nlohmann::json;
 
 constexpr double kUnitRoundoff = 0x1p-24;

@@ -63,8 +63,8 @@ void ignoring_errors(const Action& action) {
   }
 }
 
-// Takes back what has been done to a device, last things first, unless all of it was done. On the CPU nothing can fail,
-// and nothing is remembered, which could.
+// Rolls back what was done to a device, in reverse order, unless dismissed. Records nothing on the CPU, where no write
+// can fail, but recording could.
 class Undo {
  public:
   explicit Undo(Device device) : remembers_(device.kind != Device::Kind::cpu) {}
@@ -459,8 +459,8 @@ TensorId Optimizer::add(TensorSpec spec) {
 
   if (self.next_identity == std::numeric_limits<std::uint32_t>::max()) {
     refuse(
-        "tensors have been added to this optimizer, or to that of a checkpoint it loaded, 2^32 - 1 times; make "
-        "another");
+        "tensors have been added to this optimizer, or to that of a checkpoint it loaded, 2^32 - 1 times; "
+        "make another");
   }
 
   // Everything that allocates comes before the first change; merging maps moves nodes and cannot fail.
@@ -572,8 +572,8 @@ void Optimizer::set_control(const StepControl& control, Stream stream) {
   const kernels::Control there = host::to_kernel_control(control);
   const bool measures = there.measures != 0;
   if (measures != self.measures) {
-    // Turned on, it needs another plan; turned off, the control would come with a replay, while steps in between would
-    // take no norm from now on.
+    // Turning the norm on needs another plan. Turning it off in a capture would change the control only when the graph
+    // is replayed, while steps outside of the graph would take no norm from now on.
     self.backend->check_not_capturing(stream, measures ? "set_control: the norm of gradients is to be taken"
                                                        : "set_control: the norm of gradients is no longer to be taken");
   }
@@ -609,8 +609,7 @@ void Optimizer::prepare(Stream stream) {
 void Optimizer::step(Stream stream) {
   impl_->prepare_in(stream,
                     "step: it has to prepare first, because tensors were added, removed, frozen, thawed or moved to "
-                    "another group, or "
-                    "the norm was turned on, since the last prepare()");
+                    "another group, the norm was turned on, or a file was loaded; call prepare() before the capture");
   impl_->backend->step(stream);
 }
 

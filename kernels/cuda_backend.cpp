@@ -1,9 +1,9 @@
 // The CUDA backend: tables and scratch memory resident on the device; one launch for the scalars of a step, one for
 // each combination of types, before them one for the norm of each type of gradient.
 //
-// What the caller gives a stream for is enqueued there. What allocates works on a stream of its own and waits for that
-// stream before it returns, so that memory and tables are ready for any stream. Memory goes back in stream order,
-// behind an event of each caller's stream, recorded after everything that is enqueued there.
+// Calls that take a stream enqueue their work there. Calls that allocate use a stream of the backend's own and wait for
+// it before they return, so that memory and tables are ready for any stream. Memory is freed in stream order, after an
+// event in each of the caller's streams that is recorded behind everything enqueued there.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -67,7 +67,7 @@ class CudaBackend final : public Backend {
   ~CudaBackend() override {
     const Quietly quietly;
     const OnDevice on(index_, std::nothrow);
-    const CaptureElsewhere allowed;
+    const RelaxedCaptureMode relaxed;
     tables_.reset();
     retired_.clear();
     staging_.reset();
@@ -113,7 +113,7 @@ class CudaBackend final : public Backend {
   void set_plan(StepPlan plan) override {
     const OnDevice on(index_);
     check_nothing_left_behind("building the plan");
-    const CaptureElsewhere allowed;
+    const RelaxedCaptureMode relaxed;
     for (const TileRange& range : plan.ranges) ADAMANT_CUDA(load_kernels(rule_, range), "loading the update");
     for (const NormRange& range : plan.norm.ranges) ADAMANT_CUDA(load_kernels(range), "loading the norm");
     const auto row_count = static_cast<std::int64_t>(plan.rows.size());
@@ -166,17 +166,17 @@ class CudaBackend final : public Backend {
     if (captured_) retired_.push_back(std::move(tables_));
     captured_ = false;
     std::byte* const at = tables.get();
-    device_ = {.rows = reinterpret_cast<const DeviceRow*>(at + rows_at),
-               .gradients = reinterpret_cast<void* const*>(at + gradients_at),
-               .tiles = reinterpret_cast<const Tile*>(at + tiles_at),
-               .scalars = reinterpret_cast<RowScalars*>(at + scalars_at),
-               .control = &step_state()->control,
-               .measured = nullptr,
-               .report = &step_state()->report,
-               .next_report = &step_state()->next_report,
-               .row_count = row_count,
-               .tile_count = tile_count,
-               .tile_size = plan.tile_size};
+    device_tables_ = {.rows = reinterpret_cast<const DeviceRow*>(at + rows_at),
+                      .gradients = reinterpret_cast<void* const*>(at + gradients_at),
+                      .tiles = reinterpret_cast<const Tile*>(at + tiles_at),
+                      .scalars = reinterpret_cast<RowScalars*>(at + scalars_at),
+                      .control = &step_state()->control,
+                      .measured = nullptr,
+                      .report = &step_state()->report,
+                      .next_report = &step_state()->next_report,
+                      .row_count = row_count,
+                      .tile_count = tile_count,
+                      .tile_size = plan.tile_size};
     norm_ = {.leaves = reinterpret_cast<const NormLeaf*>(at + leaves_at),
              .nodes = reinterpret_cast<const NormNode*>(at + nodes_at),
              .values = reinterpret_cast<double*>(at + values_at),
@@ -208,7 +208,7 @@ class CudaBackend final : public Backend {
   void set_first_options(std::int32_t group, const Method& options) override {
     const OnDevice on(index_);
     check_nothing_left_behind("setting the options of a new group");
-    const CaptureElsewhere allowed;
+    const RelaxedCaptureMode relaxed;
     const OptionBytes bytes = option_bytes(rule_, options);
     Copies copies(memory_->stream());
     copies.add(options_.at(group), &bytes, sizeof bytes, cudaMemcpyHostToDevice, "setting the options of a new group");
@@ -264,13 +264,13 @@ class CudaBackend final : public Backend {
                    Stream stream) override {
     const OnDevice on(index_);
     check_nothing_left_behind("making a master");
-    const CaptureElsewhere allowed;
+    const RelaxedCaptureMode relaxed;
     memory_->after(stream, "making a master");
     ADAMANT_CUDA(launch_make_master(storage, kept, parameter, count, memory_->stream()), "making a master");
   }
 
   void step(Stream stream) override {
-    if (device_.row_count == 0) return;
+    if (device_tables_.row_count == 0) return;
     const NvtxRange range("step");
     const OnDevice on(index_);
     check_nothing_left_behind("step");
@@ -279,31 +279,30 @@ class CudaBackend final : public Backend {
       if (captured) {
         throw std::invalid_argument(
             "adamant: step: the stream is being captured while gradients are still to be re-pointed; call "
-            "prepare(stream) "
-            "between set_gradient() and the beginning of the capture");
+            "prepare(stream) between set_gradient() and the beginning of the capture");
       }
       bring_gradients(stream);
     }
-    device_.measured = measures_ ? norm_.measured : nullptr;
-    bool begins_early = false;  // the first kernel of a step
-    if (measures_) measure(begins_early, stream, captured);
+    device_tables_.measured = measures_ ? norm_.measured : nullptr;
+    if (measures_) measure(stream, captured);
     {
       const NvtxRange launch("scalars");
-      const cudaError_t error = launch_scalars(rule_, device_, begins_early, stream);
+      const bool begins_early = begins_early_ && measures_ && !norm_ranges_.empty();  // not the first of the step
+      const cudaError_t error = launch_scalars(rule_, device_tables_, begins_early, stream);
       if (error != cudaSuccess) {
-        used(stream, captured);  // by the norm
+        record_use(stream, captured);  // by the norm
         fail(error, "launch_scalars", "launching the scalars of a step; no tensor was stepped");
       }
     }
     for (const TileRange& tiles : ranges_) {
       const NvtxRange launch("update");
       const UpdateLaunch how{.threads = threads_, .begins_early = begins_early_, .is_last = &tiles == &ranges_.back()};
-      const cudaError_t error = launch_update(rule_, tiles, device_, how, stream);
+      const cudaError_t error = launch_update(rule_, tiles, device_tables_, how, stream);
       if (error == cudaSuccess) continue;
-      used(stream, captured);
+      record_use(stream, captured);
       fail(error, "launch_update", which_were_stepped(tiles));
     }
-    used(stream, captured);
+    record_use(stream, captured);
   }
 
   void zero(void* data, std::int64_t bytes, Stream stream) override {
@@ -312,7 +311,7 @@ class CudaBackend final : public Backend {
     check_nothing_left_behind("zeroing");
     const bool captured = is_capturing(stream);
     ADAMANT_CUDA(cudaMemsetAsync(data, 0, static_cast<std::size_t>(bytes), stream), "zeroing");
-    used(stream, captured);
+    record_use(stream, captured);
   }
 
   std::span<const std::byte> read(const void* data, std::int64_t bytes, std::vector<std::byte>& staging,
@@ -361,7 +360,7 @@ class CudaBackend final : public Backend {
     check_nothing_left_behind(what);
     const bool captured = is_capturing(stream);
     ADAMANT_CUDA(launch_store(to, value, stream), what);
-    used(stream, captured);
+    record_use(stream, captured);
   }
 
   std::string why_unusable(const std::byte* at) const {
@@ -407,7 +406,7 @@ class CudaBackend final : public Backend {
   StepState* step_state() const { return reinterpret_cast<StepState*>(step_state_.get()); }
 
   void make_step_state() {
-    const CaptureElsewhere allowed;
+    const RelaxedCaptureMode relaxed;
     StepState first{};
     first.control = plain_control();
     first.report = first_report();
@@ -418,25 +417,26 @@ class CudaBackend final : public Backend {
     step_state_ = std::move(memory);
   }
 
-  // `begins_early` says whether the next kernel does: at first the first norm, afterwards what follows.
-  void measure(bool& begins_early, Stream stream, bool captured) {
+  void measure(Stream stream, bool captured) {
     if (norm_interrupted_) ADAMANT_CUDA(begin_norm_anew(stream), "beginning the norm anew");
     for (const NormRange& range : norm_ranges_) {
       const NvtxRange launch("norm");
-      const cudaError_t error = launch_norm(range, device_, norm_, std::exchange(begins_early, begins_early_), stream);
+      const bool begins_early = begins_early_ && &range != &norm_ranges_.front();  // not the first of the step
+      const cudaError_t error = launch_norm(range, device_tables_, norm_, begins_early, stream);
       if (error == cudaSuccess) continue;
       {
-        // At once, for a graph that was captured before; if that fails too, with the next step.
+        // At once, because replays of a graph captured earlier do not; if it fails too, the next step tries again.
         const Quietly quietly;
         norm_interrupted_ = true;
         begin_norm_anew(stream);
       }
-      used(stream, captured);
+      record_use(stream, captured);
       fail(error, "launch_norm", "launching the norm of gradients; no tensor was stepped");
     }
   }
 
-  // Where a step could not launch all of its norm kernels, nodes wait for what will not come.
+  // Resets the norm's arrival counters and flag after a step that could not launch all of its norm kernels: the nodes
+  // would go on waiting for values that never arrive.
   cudaError_t begin_norm_anew(Stream stream) {
     cudaError_t error =
         cudaMemsetAsync(norm_.arrived, 0, static_cast<std::size_t>(norm_nodes_) * sizeof(unsigned), stream);
@@ -448,12 +448,12 @@ class CudaBackend final : public Backend {
   void bring_gradients(Stream stream) {
     const NvtxRange range("refresh");
     const auto first = static_cast<std::size_t>(changed_.begin);
-    staging_->copy(const_cast<void**>(device_.gradients) + first, gradients_.data() + first,
+    staging_->copy(const_cast<void**>(device_tables_.gradients) + first, gradients_.data() + first,
                    (changed_.end - changed_.begin) * static_cast<std::int64_t>(sizeof(void*)), stream);
     changed_ = {};
   }
 
-  void used(Stream stream, bool captured) noexcept {
+  void record_use(Stream stream, bool captured) noexcept {
     if (captured) {
       captured_ = true;
       memory_->used_by_graph();
@@ -472,7 +472,7 @@ class CudaBackend final : public Backend {
   std::shared_ptr<std::byte> step_state_;
   std::shared_ptr<std::byte> tables_;
   std::vector<std::shared_ptr<std::byte>> retired_;  // tables that captured graphs use
-  DeviceTables device_{};                            // where they are in it
+  DeviceTables device_tables_{};                     // where they are in it
   std::vector<TileRange> ranges_;
   NormTables norm_{};
   std::vector<NormRange> norm_ranges_;
@@ -491,7 +491,7 @@ std::unique_ptr<Backend> make_cuda_backend(int index, int rule, const Allocator&
   check_device(index);  // first: where there is no driver, every other call says just that
   check_nothing_left_behind("making an optimizer");
   const OnDevice on(index);
-  const CaptureElsewhere allowed;
+  const RelaxedCaptureMode relaxed;
   const cudaError_t found = find_kernels(rule);
   // The last four: it has PTX for this device, and the driver cannot or may not compile it.
   constexpr cudaError_t kNotBuilt[] = {cudaErrorNoKernelImageForDevice, cudaErrorInvalidDeviceFunction,

@@ -26,7 +26,7 @@ Memory::Memory(int index, const Allocator& allocator) : index_(index), allocator
   for (Use& use : last_uses_) {
     const cudaError_t error = cudaEventCreateWithFlags(&use.event, cudaEventDisableTiming);
     if (error == cudaSuccess) continue;
-    give_back();
+    destroy_stream_and_events();
     fail(error, "cudaEventCreateWithFlags", "making the events of last uses");
   }
 }
@@ -34,8 +34,8 @@ Memory::Memory(int index, const Allocator& allocator) : index_(index), allocator
 Memory::~Memory() {
   const Quietly quietly;
   const OnDevice on(index_, std::nothrow);
-  const CaptureElsewhere allowed;
-  give_back();
+  const RelaxedCaptureMode relaxed;
+  destroy_stream_and_events();
 }
 
 void Memory::after(cudaStream_t stream, const char* what) const {
@@ -51,7 +51,7 @@ void Memory::used_by(cudaStream_t stream) noexcept {
   const Quietly quietly;
   unsigned long long id = 0;  // a handle may be another stream in every thread, or be given again
   if (cudaStreamGetId(stream, &id) != cudaSuccess) {
-    used_unseen_ = true;
+    has_untracked_use_ = true;
     return;
   }
   Use* use = std::find_if(last_uses_.begin(), last_uses_.end(),
@@ -59,16 +59,16 @@ void Memory::used_by(cudaStream_t stream) noexcept {
   if (use == last_uses_.end()) {
     use = &last_uses_.at(next_use_);
     next_use_ = (next_use_ + 1) % last_uses_.size();
-    if (use->is_recorded && cudaStreamWaitEvent(stream_, use->event, 0) != cudaSuccess) used_unseen_ = true;
+    if (use->is_recorded && cudaStreamWaitEvent(stream_, use->event, 0) != cudaSuccess) has_untracked_use_ = true;
     use->stream_id = id;
   }
   use->is_recorded = cudaEventRecord(use->event, stream) == cudaSuccess;
-  if (!use->is_recorded) used_unseen_ = true;
+  if (!use->is_recorded) has_untracked_use_ = true;
 }
 
 std::shared_ptr<std::byte> Memory::allocate(std::int64_t bytes, const char* what) {
   const auto size = static_cast<std::size_t>(std::max<std::int64_t>(bytes, kAlignment));
-  const CaptureElsewhere allowed;
+  const RelaxedCaptureMode relaxed;
   void* const memory = allocate_bytes(size, what);
   std::shared_ptr<std::byte> owner(static_cast<std::byte*>(memory),
                                    [self = shared_from_this(), size, before = graphs_](std::byte* p) {
@@ -112,12 +112,13 @@ void* Memory::allocate_bytes(std::size_t size, const char* what) {
 void Memory::release(std::byte* memory, std::size_t size, bool graphs_use_it) noexcept {
   const Quietly quietly;
   const OnDevice on(index_, std::nothrow);
-  const CaptureElsewhere allowed;
-  bool all_seen = !used_unseen_ && !graphs_use_it;
+  const RelaxedCaptureMode relaxed;
+  bool all_seen = !has_untracked_use_ && !graphs_use_it;
   for (const Use& use : last_uses_) {
     if (use.is_recorded && cudaStreamWaitEvent(stream_, use.event, 0) != cudaSuccess) all_seen = false;
   }
-  // While some stream of the device is being captured nobody may wait for the device: better lost than used twice.
+  // While a stream of the device is being captured, the device cannot be synchronized: rather leak the memory than
+  // reuse it while it is in use.
   if (!all_seen && cudaDeviceSynchronize() == cudaErrorStreamCaptureUnsupported) return;
   if (allocator_.release != nullptr) {
     allocator_.release(memory, size, stream_, allocator_.user);
@@ -129,7 +130,7 @@ void Memory::release(std::byte* memory, std::size_t size, bool graphs_use_it) no
   }
 }
 
-void Memory::give_back() noexcept {
+void Memory::destroy_stream_and_events() noexcept {
   for (const Use& use : last_uses_) {
     if (use.event != nullptr) cudaEventDestroy(use.event);
   }
@@ -175,7 +176,7 @@ void Staging::reserve(std::int64_t bytes) {
 
 void Staging::copy(void* to, const void* from, std::int64_t bytes, cudaStream_t stream) {
   Slot& slot = slots_.at(next_);
-  const CaptureElsewhere allowed;
+  const RelaxedCaptureMode relaxed;
   ADAMANT_CUDA(cudaEventSynchronize(slot.read), "waiting for an earlier refresh");
   std::memcpy(slot.data, from, static_cast<std::size_t>(bytes));
   ADAMANT_CUDA(cudaMemcpyAsync(to, slot.data, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, stream),

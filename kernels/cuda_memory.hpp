@@ -52,13 +52,13 @@ class Memory : public std::enable_shared_from_this<Memory> {
 
   void* allocate_bytes(std::size_t size, const char* what);
   void release(std::byte* memory, std::size_t size, bool graphs_use_it) noexcept;
-  void give_back() noexcept;
+  void destroy_stream_and_events() noexcept;
 
   const int index_;
   const Allocator allocator_;
   bool stream_ordered_ = false;
   std::int64_t graphs_ = 0;  // that were captured
-  bool used_unseen_ = false;
+  bool has_untracked_use_ = false;
   cudaStream_t stream_ = nullptr;
   std::array<Use, kStreamsOfUse> last_uses_;  // of more streams than that stream_ takes the order of the earlier ones
   std::size_t next_use_ = 0;

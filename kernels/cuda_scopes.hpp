@@ -51,12 +51,12 @@ class Quietly {
 };
 
 // Lets this thread allocate, and wait for a stream that is not captured, while some thread captures another.
-class CaptureElsewhere {
+class RelaxedCaptureMode {
  public:
-  CaptureElsewhere() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  ~CaptureElsewhere() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  CaptureElsewhere(const CaptureElsewhere&) = delete;
-  CaptureElsewhere& operator=(const CaptureElsewhere&) = delete;
+  RelaxedCaptureMode() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~RelaxedCaptureMode() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  RelaxedCaptureMode(const RelaxedCaptureMode&) = delete;
+  RelaxedCaptureMode& operator=(const RelaxedCaptureMode&) = delete;
 
  private:
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
@@ -70,7 +70,7 @@ class Copies {
   ~Copies() {
     if (ended_) return;
     const Quietly quietly;
-    const CaptureElsewhere allowed;
+    const RelaxedCaptureMode relaxed;
     cudaStreamSynchronize(stream_);
   }
   Copies(const Copies&) = delete;
@@ -80,7 +80,7 @@ class Copies {
     if (bytes > 0) ADAMANT_CUDA(cudaMemcpyAsync(to, from, bytes, kind, stream_), what);
   }
   void wait(const char* what) {
-    const CaptureElsewhere allowed;
+    const RelaxedCaptureMode relaxed;
     ADAMANT_CUDA(cudaStreamSynchronize(stream_), what);
     ended_ = true;
   }

@@ -1,26 +1,28 @@
-// Programmatic dependent launch: where a device can (compute capability 9.0), the kernels of a step but the first begin
-// when the one before them lets them, before what that one wrote can be read. launch.cu asks for it.
+// Programmatic dependent launch (PDL): on devices of compute capability 9.0 and later, every kernel of a step but the
+// first may start when the kernel before it triggers it, before that kernel's writes are visible. launch.cu sets the
+// launch attribute.
 //
-// The first begins as any other kernel, when all that is before it in the stream has ended, and the last lets nobody
-// begin early: kernels of others may be launched so, need not wait (CUB's do not, where they were compiled for an older
-// device), and then end before, or begin before, what a step reads or writes is there.
+// The first kernel is launched without the attribute and starts when all earlier work in the stream has completed; the
+// last kernel triggers nothing. Other people's kernels may be launched with the attribute and need not wait (CUB's do
+// not if they were compiled for an older device): one ahead of the step could complete before what the step reads has
+// been written, and one behind it could start before what the step writes is there.
 //
-// Until a kernel has waited it reads only what the kernels of the step do not write: the plan and, past the first-level
-// cache, the arrays and their addresses: that a kernel which begins early finds nothing old there is not promised.
-// Lines may be asked for at any time.
+// Before its wait a kernel reads only what no earlier kernel of the step writes: the plan, the arrays and their
+// addresses. Arrays and addresses, which may have been written just before the step, are read past L1, where a kernel
+// that starts early is not promised to find nothing stale. Prefetching into L2 is allowed at any time.
 #pragma once
 
 namespace adamant::kernels {
 
-// Waits until the kernel before this one has ended and what it wrote is there to be read.
-__device__ __forceinline__ void wait_for_kernel_before() {
+// Blocks until the preceding kernel has completed and its writes are visible.
+__device__ __forceinline__ void wait_for_previous_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-// Lets the kernel behind this one begin once all blocks have come here or ended.
-__device__ __forceinline__ void let_next_kernel_begin() {
+// Lets the next kernel start once every block has called this or exited.
+__device__ __forceinline__ void trigger_next_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif

@@ -9,8 +9,11 @@ namespace adamant::kernels {
 inline constexpr int kAccessBytes = 16;
 inline constexpr std::int64_t kLineBytes = 128;
 
-// kCount elements in registers, as they lie in memory. What has 16 bits stays two to a register: left to itself the
-// compiler gives each a register of its own, and has none left for the arithmetic.
+// The compiler moves no memory access across it and keeps nothing that it has read from memory in registers.
+__device__ __forceinline__ void compiler_barrier() { asm volatile("" ::: "memory"); }
+
+// kCount elements in registers, laid out as in memory. 16-bit elements stay packed two to a register: left to itself
+// the compiler gives each a register of its own, which leaves none for the arithmetic.
 template <typename T, int kCount, bool kIsNarrow = sizeof(T) == 2>
 struct Lanes {
   T values[kCount];
@@ -54,7 +57,7 @@ __device__ __forceinline__ T load_in_pieces(const void* from) {
   return value;
 }
 
-// What any multiprocessor has written, whatever an older line in the first-level cache of this one says: a strong load.
+// A strong load: returns what any SM has written, even where this SM's L1 cache has a stale line.
 __device__ __forceinline__ uint4 strong_load(const uint4* at) {
   uint4 value;
   asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -99,8 +102,8 @@ struct DeviceStream {
     }
   }
 
-  // The same in two parts, of which the first does nothing but whole vectors, and loads them strongly: element by
-  // element each such load would have the line come again.
+  // load() in two parts: load_early() loads whole vectors only, with strong loads, and load_late() everything else.
+  // Element by element, each strong load would fetch the line again.
   template <int kCount>
   __device__ __forceinline__ void load_early(int first, int there, Lanes<std::remove_const_t<T>, kCount>& lanes) const {
     const T* const at = global() + first;

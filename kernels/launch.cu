@@ -60,15 +60,16 @@ __global__ void __launch_bounds__(kScalarThreads, kScalarBlocksPerSm) scalars(co
     prefetch(tables.tiles + tile);
   }
 
-  wait_for_kernel_before();
-  let_next_kernel_begin();  // only now: the update reads its arrays before it waits
+  wait_for_previous_kernel();
+  trigger_next_kernel();  // only now: while a norm runs, waiting blocks of the update would be in its way
   const auto options = load_in_pieces<Options>(options_there);
   const auto control = load_in_pieces<Control>(tables.control);
   auto report = load_in_pieces<StepReport>(tables.report);
   const std::int64_t t = *step_count;
-  asm volatile("" ::: "memory");  // all of them at once
+  compiler_barrier();  // all four loads are issued before the first use
   const Decision decision = decide(control, tables.measured, report);
-  // Written as a whole and a line at a time: a sector that is written in part is read first when it is read again.
+  // Collected in shared memory and written in full, a line at a time: to read a sector back that was written in part,
+  // the rest of it would have to be fetched first.
   __shared__ RowScalars results[kScalarThreads];
   RowScalars& result = results[threadIdx.x];
   result = {};
@@ -121,9 +122,8 @@ const void* make_master_kernel(int storage, TypeList<List...> /*storages*/) {
 
 template <int... kGroups>
 UpdateKernel update_kernel(int rule, int storage, std::integer_sequence<int, kGroups...> /*groups*/) {
-  UpdateKernel found{};
-  ((storage % kUpdateGroups == kGroups ? void(found = update_kernel_of_group<kGroups>(rule, storage)) : void()), ...);
-  return found;
+  static constexpr UpdateKernel (*kAll[])(int, int) = {&update_kernel_of_group<kGroups>...};
+  return kAll[storage % kUpdateGroups](rule, storage);
 }
 UpdateKernel update_kernel(int rule, int storage) {
   return update_kernel(rule, storage, std::make_integer_sequence<int, kUpdateGroups>{});
@@ -186,6 +186,12 @@ cudaError_t launch(const void* kernel, unsigned blocks, int threads, bool begins
   return cudaLaunchKernelExC(&config, kernel, pointers);
 }
 
+// The runtime loads a kernel when it is first asked for it.
+cudaError_t load(const void* kernel) {
+  cudaFuncAttributes attributes{};
+  return cudaFuncGetAttributes(&attributes, kernel);
+}
+
 }  // namespace
 
 OptionBytes option_bytes(int rule, const Method& options) { return kernels_of_rule(rule).option_bytes(options); }
@@ -199,7 +205,8 @@ cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& 
                           cudaStream_t stream) {
   const std::int64_t packed = range.end - range.begin - range.whole;
   const UpdateKernel update = update_kernel(rule, range.storage);
-  // A power of two of parts, each of which leaves a thread kPasses passes or more and is a whole number of vectors.
+  // Splits a tile into a power of two of parts, as many as leave each part a whole number of vectors and at least
+  // kPasses passes for each thread.
   const std::int64_t of_a_block = std::int64_t{kPasses} * how.threads * update.vector;
   int part_bits = 0;
   while ((tables.tile_size >> (part_bits + 1)) >= of_a_block &&
@@ -232,25 +239,17 @@ cudaError_t launch_store(void* to, const Stored& value, int words, cudaStream_t 
 }
 
 cudaError_t find_kernels(int rule) {
-  cudaFuncAttributes attributes{};
-  for (const void* kernel : {kernels_of_rule(rule).scalars, reinterpret_cast<const void*>(&store)}) {
-    if (const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel); error != cudaSuccess) return error;
-  }
-  return cudaSuccess;
+  const cudaError_t error = load(kernels_of_rule(rule).scalars);
+  return error == cudaSuccess ? load(reinterpret_cast<const void*>(&store)) : error;
 }
 
-cudaError_t load_kernels(int rule, const TileRange& range) {
-  cudaFuncAttributes attributes{};
-  return cudaFuncGetAttributes(&attributes, update_kernel(rule, range.storage).kernel);
-}
+cudaError_t load_kernels(int rule, const TileRange& range) { return load(update_kernel(rule, range.storage).kernel); }
 
-cudaError_t load_kernels(const NormRange& range) {
-  cudaFuncAttributes attributes{};
-  return cudaFuncGetAttributes(&attributes, norm_kernel(range.gradient_type, GradientTypes{}));
-}
+cudaError_t load_kernels(const NormRange& range) { return load(norm_kernel(range.gradient_type, GradientTypes{})); }
 
 bool can_begin_early(int rule) {
-  // The architecture that a kernel was written for decides what it knows, whatever the driver made of it.
+  // Whether a kernel contains the wait depends on the architecture its PTX was compiled for, whatever device the driver
+  // compiled that PTX for.
   constexpr int kFirst = 90;
   cudaFuncAttributes attributes{};
   if (cudaFuncGetAttributes(&attributes, update_kernel(rule, 0).kernel) != cudaSuccess) {

@@ -145,13 +145,13 @@ __global__ void __launch_bounds__(kNormThreads, kNormBlocksPerSm) gradient_norm(
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const std::int64_t index =
       arguments.begin + blockIdx.x * static_cast<std::int64_t>(blockDim.x / kWarp) + threadIdx.x / kWarp;
-  let_next_kernel_begin();
+  trigger_next_kernel();
   if (index >= arguments.end) return;
   const NormLeaf leaf = arguments.norm.leaves[index];
   const NormNode node = arguments.norm.nodes[leaf.parent];  // here, because it takes as long to come as the gradients
   const std::int64_t left = arguments.tables.rows[leaf.row].count - leaf.first;
   const int count = static_cast<int>(left < kChunk ? left : kChunk);
-  wait_for_kernel_before();
+  wait_for_previous_kernel();
   const DeviceStream<const Gradient> gradient{static_cast<const Gradient*>(arguments.tables.gradients[leaf.row]) +
                                               leaf.first};
   const auto square = [](const Lanes<Gradient, kVector>& values, double(&squares)[kVector]) {

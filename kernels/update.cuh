@@ -1,11 +1,12 @@
 // The update kernel: load, scale, rule, store. One kernel for every rule and storage combination.
 //
-// Bytes: every array of a tile is read once and all but the gradient are written once (a parameter with a float32
-// master is only written; a gradient that is to be zeroed is written too), 16 bytes an access wherever the array's
-// address is a multiple of 16. A tile begins at a multiple of kChunk elements, so whether it is depends on the tensor's
-// address alone, but it is asked for each tile anew.
+// Memory traffic: every array of a tile is read once and all but the gradient are written once (a parameter with a
+// float32 master is only written; a gradient that is to be zeroed is written too), in 16-byte accesses wherever the
+// array's address is a multiple of 16. Tiles begin at multiples of kChunk elements, so this depends on the tensor's
+// address alone; it is checked for each tile all the same.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 
@@ -19,25 +20,19 @@
 
 namespace adamant::kernels {
 
-constexpr int smallest(int a, int b) { return a < b ? a : b; }
-
 // Numbers of threads as powers of two: shifts, where a division would take many instructions.
 inline constexpr unsigned kWarpBits = 5;
 inline constexpr unsigned kPackedBits = std::countr_zero(unsigned{kPackedThreads});
 static_assert(kPackedThreads == 1 << kPackedBits && kPackedBits < kWarpBits);
 
-// Elements that a thread takes at a time: as many as make one access of the array with the smallest elements.
+// Elements that a thread takes at a time: one access of kAccessBytes of the array with the smallest elements.
 template <typename Storage>
-inline constexpr int kVector = kAccessBytes / smallest(smallest(sizeof(typename Storage::Parameter),
-                                                                sizeof(typename Storage::Gradient)),
-                                                       sizeof(typename Storage::State));
+inline constexpr int kVector = kAccessBytes / static_cast<int>(std::min({sizeof(typename Storage::Parameter),
+                                                                         sizeof(typename Storage::Gradient),
+                                                                         sizeof(typename Storage::State)}));
 
-// What is in shared memory is read again after it instead of being kept in registers.
-__device__ __forceinline__ void compiler_barrier() { asm volatile("" ::: "memory"); }
-
-// The arrays of a tile and what one step does to their elements. Lies in shared memory, a copy for each warp or packed
-// tile, and is read from there again and again: in registers it would be a third of all that a thread may have, and
-// spill.
+// The arrays of a tile and what one step does to their elements. Lives in shared memory, one copy for each warp or
+// packed tile, and is re-read at every use: in registers it would take a third of a thread's budget and cause spills.
 template <typename Rule, typename Storage>
 struct alignas(16) TileUpdate {
   using Real = typename Storage::Real;
@@ -70,14 +65,15 @@ struct alignas(16) TileUpdate {
     Lanes<State, kCount> state[kRoom];
   };
   // One element of them that a step has written.
-  struct Stored {
+  struct StoredElement {
     Parameter parameter;
     Kept kept;
     State state[kRoom];
   };
   // The random bits of a vector: of the parameter, then of the states.
-  struct Random {
-    PhiloxCounter bits[1 + (Storage::kRandomStates ? kSlots : 0)];
+  struct RandomBits {
+    static constexpr unsigned kArrays = 1 + (Storage::kRandomStates ? kSlots : 0);
+    PhiloxCounter bits[kArrays];
   };
 
   // Calls load(array, lanes) for every array that a step reads.
@@ -91,13 +87,13 @@ struct alignas(16) TileUpdate {
   }
 
   // Element i of a vector after the step.
-  __device__ __forceinline__ Stored computed(const Vector& vector, const Random& random, int i) const {
+  __device__ __forceinline__ StoredElement updated_element(const Vector& vector, const RandomBits& bits, int i) const {
     const auto random_bits = [&](int array) -> std::uint32_t {
-      if constexpr (Master::kIsRandom) return random_of_element(random.bits[array], i);
+      if constexpr (Master::kIsRandom) return random_of_element(bits.bits[array], i);
       return 0;
     };
     compiler_barrier();
-    Stored stored{};
+    StoredElement stored{};
     if constexpr (Master::kReadsParameter) stored.parameter = vector.parameter.get(i);
     if constexpr (Master::kKeeps) stored.kept = vector.kept.get(i);
     Element<Real, kSlots> element;
@@ -115,18 +111,18 @@ struct alignas(16) TileUpdate {
   }
 
   __device__ __forceinline__ void compute(int at, Vector& vector) const {
-    Random bits;
+    RandomBits bits;
     if constexpr (Master::kIsRandom) {
       const auto block = static_cast<std::uint64_t>(first + at) / kElementsPerRandomBlock;
 #pragma unroll
-      for (unsigned array = 0; array < sizeof(bits.bits) / sizeof(bits.bits[0]); ++array) {
+      for (unsigned array = 0; array < RandomBits::kArrays; ++array) {
         bits.bits[array] = random.bits(block, array);
       }
     }
 #pragma unroll
     for (int i = 0; i < kCount; i += 2) {
-      const Stored even = computed(vector, bits, i);
-      const Stored odd = computed(vector, bits, i + 1);
+      const StoredElement even = updated_element(vector, bits, i);
+      const StoredElement odd = updated_element(vector, bits, i + 1);
       vector.parameter.set(i, even.parameter, odd.parameter);
       if constexpr (Master::kKeeps) vector.kept.set(i, even.kept, odd.kept);
 #pragma unroll
@@ -144,13 +140,12 @@ struct alignas(16) TileUpdate {
   }
 
   __device__ __forceinline__ void store_zeros(int at, int there) const {
-    const Lanes<Gradient, kCount> zeros{};
-    gradient.store(at, there, zeros);
+    gradient.store(at, there, Lanes<Gradient, kCount>{});
   }
 
-  // Updates the elements from `begin` to `end` of the tile with a team of threads, unless `wait_for_scalars()`, which
-  // fills in what comes of them, returns false: the step is skipped. All loads of a pass are issued before the first
-  // value is used, those of whole vectors of the first pass before the wait.
+  // Updates elements [begin, end) of the tile with a team of threads. `wait_for_scalars()` fills in step, conditions
+  // and random, and returns false where the step is skipped. All loads of a pass are issued before the first use of a
+  // value; in the first pass, those of whole vectors are issued before the wait.
   template <typename WaitForScalars>
   __device__ __forceinline__ void run(int begin, int end, int rank, int team,
                                       const WaitForScalars& wait_for_scalars) const {
@@ -161,12 +156,12 @@ struct alignas(16) TileUpdate {
     if (!wait_for_scalars()) {
       if (!zero_gradient) return;
 #pragma unroll 1  // else the compiler computes the number of passes, by a division
-      for (; at < end; at += team * kCount) store_zeros(at, min(kCount, end - at));
+      for (; at < end; at += team * kCount) store_zeros(at, there());
       return;
     }
     for_each_read(vector, [&](const auto& array, auto& lanes) { array.load_late(at, there(), lanes); });
-    // One vector of each array a pass keeps the registers few and the threads many; the compiler's unrolling by four
-    // could not move loads above stores anyway.
+    // One vector of each array per pass keeps register use low and occupancy high. The compiler would unroll by four,
+    // to no avail: it may not move loads above stores.
 #pragma unroll 1
     while (at < end) {
       compute(at, vector);
@@ -188,12 +183,12 @@ template <typename Rule, typename Storage>
 constexpr int blocks_per_sm() {
   constexpr bool kIsLarge = kVector<Storage> >= 8;
   constexpr bool kIsDouble = sizeof(typename Storage::Real) == 8;
-  constexpr bool kHoldsMostThreads = kArchitecture == 800 || kArchitecture == 900 || kArchitecture == 1000;
-  if (kHoldsMostThreads && Rule::kSlots == 0 && !kIsLarge && !kIsDouble) return kUpdateBlocksPerSmWithoutState;
+  constexpr bool kHolds2048Threads = kArchitecture == 800 || kArchitecture == 900 || kArchitecture == 1000;
+  if (kHolds2048Threads && Rule::kSlots == 0 && !kIsLarge && !kIsDouble) return kUpdateBlocksPerSmWithoutState;
   const int blocks = Rule::kSlots >= 3 && kIsLarge ? kUpdateBlocksPerSmOfLargeVectors : kUpdateBlocksPerSm;
-  // The optimizer that nvcc has for 10.0 and later needs more registers.
-  const bool is_newer = kArchitecture >= 1000 && Rule::kSlots >= 2 && (kIsLarge || kIsDouble);
-  return is_newer ? blocks - 1 : blocks;
+  // For 10.0 and later nvcc uses another optimizing back end, whose code needs more registers.
+  const bool needs_more_registers = kArchitecture >= 1000 && Rule::kSlots >= 2 && (kIsLarge || kIsDouble);
+  return needs_more_registers ? blocks - 1 : blocks;
 }
 template <typename Rule, typename Storage>
 inline constexpr int kBlocksPerSm = blocks_per_sm<Rule, Storage>();
@@ -201,7 +196,7 @@ inline constexpr int kBlocksPerSm = blocks_per_sm<Rule, Storage>();
 template <typename Rule, typename Storage>
 __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) update(const UpdateArguments arguments) {
   using Update = TileUpdate<Rule, Storage>;
-  if (arguments.is_last == 0) let_next_kernel_begin();
+  if (arguments.is_last == 0) trigger_next_kernel();
   const unsigned whole_blocks = static_cast<unsigned>(arguments.whole) << arguments.part_bits;
   std::int64_t index = arguments.begin + (blockIdx.x >> arguments.part_bits);
   int part = static_cast<int>(blockIdx.x & ((1U << arguments.part_bits) - 1));
@@ -209,10 +204,11 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
   int rank = static_cast<int>(threadIdx.x);
   int team = static_cast<int>(blockDim.x);
   unsigned copy_bits = kWarpBits;  // of the number of threads that share a copy of the tile's update
-  unsigned sharers = ~0U;          // those of the warp
+  unsigned lane_mask = ~0U;        // those of the warp
   if (blockIdx.x >= whole_blocks) {
     copy_bits = kPackedBits;
-    sharers = ((1U << kPackedThreads) - 1) << (threadIdx.x % (1U << kWarpBits) / kPackedThreads * kPackedThreads);
+    const unsigned first_lane = threadIdx.x % (1U << kWarpBits) / kPackedThreads * kPackedThreads;
+    lane_mask = ((1U << kPackedThreads) - 1) << first_lane;
     index = arguments.begin + arguments.whole +
             (blockIdx.x - whole_blocks) * static_cast<std::int64_t>(blockDim.x >> kPackedBits) +
             (threadIdx.x >> kPackedBits);
@@ -226,8 +222,7 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
   const DeviceTables& tables = arguments.tables;
   const Tile tile = tables.tiles[index];
   const DeviceRow& row = tables.rows[tile.row];
-  const std::int64_t left =
-      row.count - tile.first;  // here, so that it comes together with what the first lane looks up
+  const std::int64_t left = row.count - tile.first;  // here, so that its load overlaps the first lane's lookups
 
   __shared__ Update shared[kUpdateThreads >> kPackedBits];
   Update& update = shared[threadIdx.x >> copy_bits];
@@ -243,27 +238,28 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocksPerSm<Rule, Storage>) u
     update.first = tile.first;
     update.zero_gradient = row.zero_gradient != 0;
   }
-  __syncwarp(sharers);
+  __syncwarp(lane_mask);
   const int count = static_cast<int>(left < tables.tile_size ? left : tables.tile_size);
   const int begin = part * static_cast<int>(tables.tile_size >> part_bits);
   const int end = min(begin + static_cast<int>(tables.tile_size >> part_bits), count);
   const RowScalars& scalars = tables.scalars[tile.row];
-  // All that was read so far, and the tile's arrays, was written before the kernel of the scalars began, so that it may
-  // be read before the wait. Commits the tensor's step count; false where the step is skipped.
+  // Waits for the scalars kernel, copies the tensor's scalars to shared memory and commits its step count; false where
+  // the step is skipped. What was read above, and the tile's arrays, were written before the scalars kernel started, so
+  // they may be read before the wait.
   const auto wait_for_scalars = [&] {
-    wait_for_kernel_before();
+    wait_for_previous_kernel();
     const bool skip = scalars.skip != 0;  // here, for the same reason
     if (is_first_of_copy) {
       update.step = load_in_pieces<typename Update::Step>(scalars.step.bytes);
       update.conditions = load_in_pieces<Conditions<typename Update::Real>>(scalars.conditions);
       if constexpr (Update::Master::kIsRandom) update.random = load_in_pieces<RandomKey>(&scalars.random);
-      // The step count goes with the tensor's first tile, so that a step that was not launched has advanced nothing.
-      // Here rather than at the end: what it takes need not be kept in registers until then.
+      // The tensor's first tile commits the step count, so that a step that was not launched advances nothing. Here
+      // rather than at the end, so that nothing for it has to stay in registers until then.
       if (rank == 0 && part == 0 && tile.first == 0) {
         *DeviceStream<std::int64_t>{row.step_count}.global() = scalars.step_count;
       }
     }
-    __syncwarp(sharers);
+    __syncwarp(lane_mask);
     return !skip;
   };
   update.run(begin, end, rank, team, wait_for_scalars);

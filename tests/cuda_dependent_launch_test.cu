@@ -101,7 +101,8 @@ TEST_F(CudaDependentLaunch, of_a_kernel_that_writes_late_is_waited_for_by_norm_s
       for (int step = 1; step <= kSteps; ++step) {
         launch_early(write_late, stream, gradient_there.data(), wide_gradient_there.data(), from.data(), kCount,
                      0.5F * step);
-        if (step % 2 == 0) launch_early(copy_unaware, stream, unaware.data(), from.data(), kCount);
+        // In a graph a step waits for this one alone.
+        if (!captured && step % 2 == 0) launch_early(copy_unaware, stream, unaware.data(), from.data(), kCount);
         on_device.step(stream);
         launch_early(copy_early, stream, copy.data(), there.data(), kCount);
         for (std::size_t i = 0; i < gradient.size(); ++i) {
@@ -124,7 +125,9 @@ TEST_F(CudaDependentLaunch, of_a_kernel_that_writes_late_is_waited_for_by_norm_s
       EXPECT_TRUE(same_bits(there.read(), parameter));
       EXPECT_TRUE(same_bits(wide_there.read(), wide));
       EXPECT_TRUE(same_bits(copy.read(), parameter)) << "what a kernel behind the step reads";
-      EXPECT_TRUE(same_bits(unaware.read(), source));
+      if (!captured) {
+        EXPECT_TRUE(same_bits(unaware.read(), source));
+      }
       EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
     }
   }

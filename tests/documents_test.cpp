@@ -246,7 +246,7 @@ std::string all_test_sources() {
 // `Suite.name`, `Suite.*`, `Suite.beginning_*_end` in the pages are tests that there are.
 TEST(Documents, NameTestsThatThereAre) {
   const std::string sources = all_test_sources();
-  const std::regex name_of_test("`\\*?([A-Z][A-Za-z0-9]+[a-z][A-Za-z0-9]*)\\.([a-zA-Z0-9_*]+)`");
+  const std::regex name_of_test("`(?:\\*/)?\\*?([A-Z][A-Za-z0-9]+[a-z][A-Za-z0-9]*)\\.([a-zA-Z0-9_*]+)`");
   std::set<std::string> seen;
   for (const Page& page : all_pages()) {
     for (std::sregex_iterator at(page.prose.begin(), page.prose.end(), name_of_test); at != std::sregex_iterator();

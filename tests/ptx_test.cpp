@@ -862,10 +862,10 @@ TEST_P(Ptx, needs_few_registers_and_spills_none) {
   // As many as leave room for so many blocks; a warp gets its registers eight a thread. From 10.0 on nvcc optimises in
   // another way, and updates with two states or more need more of them.
   const bool is_newer = std::atoi(GetParam().architecture.c_str()) >= 100;
-  const bool holds_most_threads = std::set<std::string>{"80", "90", "100"}.contains(GetParam().architecture);
+  const bool holds_2048_threads = std::set<std::string>{"80", "90", "100"}.contains(GetParam().architecture);
   for (const Update& update : updates()) {
     int blocks = update.has_large_vectors && update.slots >= 3 ? 3 : 4;
-    if (holds_most_threads && update.slots == 0 && !update.has_large_vectors && !update.is_double) blocks = 8;
+    if (holds_2048_threads && update.slots == 0 && !update.has_large_vectors && !update.is_double) blocks = 8;
     if (is_newer && update.slots >= 2 && (update.has_large_vectors || update.is_double)) --blocks;
     most[update.name] = 65536 / (blocks * kernels::kUpdateThreads) / 8 * 8;
   }

@@ -154,7 +154,8 @@ typedef struct adamant_step_control {
   double gradient_scale;
   /// The same as a float32 in device memory, read by every step; null: there is none.
   const float* gradient_scale_pointer;
-  /// A float32 in device memory that is not zero where a gradient is not finite; null: every gradient is looked at.
+  /// A float32 in device memory that is not zero where a gradient is not finite, with `non_finite` ADAMANT_SKIP or a
+  /// loss scale only; null: these look at every gradient.
   const float* found_non_finite;
   double clip_norm;            ///< gradients times min(1, clip_norm / (norm + 1e-6)): > 0; 0: not clipped
   double clip_value;           ///< then each to [-clip_value, clip_value]: > 0; 0: not clipped

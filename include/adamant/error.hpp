@@ -22,8 +22,8 @@ class ADAMANT_API Unavailable : public std::runtime_error {
   ~Unavailable() override;
 };
 
-/// There is no memory for the states of tensors; the text says how much was asked for. (Where memory for less than that
-/// is not to be had, it is a `std::bad_alloc` of no text.)
+/// There is no memory; the text says how much was asked for and for what. (Memory of the host for anything but states
+/// is a plain `std::bad_alloc`.)
 class ADAMANT_API OutOfMemory : public std::bad_alloc {
  public:
   /// \param what the text

@@ -36,35 +36,35 @@ struct TensorSpec {
   std::vector<std::int64_t> shape = {};
   /// The type of the states; when not given float64 for a float64 parameter and float32 for all others.
   std::optional<DataType> state_type = {};
-  /// Where full precision is kept for a parameter of 16 bits. A master belongs to the Optimizer, which makes it from
-  /// the parameter in the first prepare() or step() after add(), in the order of that call's stream; what anybody else
-  /// writes to the parameter after that is lost.
+  /// Where a 16-bit parameter's full precision is kept. The Optimizer owns the master and initialises it from the
+  /// parameter in the first prepare() or step() after add(), in the order of that call's stream; with a
+  /// float32 master later writes to the parameter by anybody else are lost.
   Master master = Master::automatic;
-  /// A low-precision copy for the forward pass, bfloat16 or float16, of as many elements as `parameter`: every step
-  /// writes the rounded parameter to it. For a float32 parameter with float32 states only; may overlap no other buffer.
-  /// A null pointer with a count of 0: none is written.
+  /// A low-precision copy for the forward pass, bfloat16 or float16, with as many elements as `parameter`: every step
+  /// writes the rounded parameter to it. Only for a float32 parameter with float32 states; must not overlap any other
+  /// buffer. No copy is written if this is null with a count of 0.
   Array copy = {};
-  /// Whether every step sets the gradient to zero when it has been used, a skipped step too. Such a gradient may
-  /// overlap no other.
+  /// Whether every step, even a skipped one, zeroes the gradient after using it. Such a gradient must not overlap any
+  /// other.
   bool zero_gradient = false;
 };
 
 /// Updates any number of parameter arrays by one method, in one pass over memory.
 ///
-/// Tensors are of any size from 0, aligned to their element, and their types may be mixed; which types go together is
-/// in docs/mixed-precision.md and in the text of the error for any other combination. A parameter may overlap no other
-/// buffer given to the same Optimizer; gradients may share memory with each other; a state of this Optimizer may be
-/// neither. The caller's buffers live until the last step that was given them has finished.
+/// Tensors may have any size from 0, need only be aligned to their element, and may be of mixed types; the supported
+/// combinations are in docs/mixed-precision.md and in the error for any other. A parameter must not overlap any other
+/// buffer given to the same Optimizer; gradients may overlap each other; an Optimizer's own states can be neither. The
+/// caller's buffers must outlive the last step that uses them.
 ///
-/// A moved-from Optimizer may only be destroyed or assigned to. One object is used by one thread at a time; different
-/// objects may be used by different threads. A call that throws has changed nothing, no parameter, state, step count or
-/// option, but for CudaError and DurabilityUnsure where their texts say what. Mistakes of the caller throw
-/// `std::invalid_argument`. Calls that take a stream take effect in the order of that stream: give setters the stream
-/// of step(), because `nullptr`, CUDA's legacy default stream, is not ordered with one made with
-/// `cudaStreamNonBlocking`. (freeze(), thaw(), set_group() and set_gradient() take effect with the next step() or
-/// prepare() instead, and use their stream only to refuse one that is being captured.) The CPU backend ignores the
-/// stream and has finished when the call returns. In a child made by fork() a prepared Optimizer may be saved and no
-/// more: the threads of a parallel step() stay with the parent.
+/// A moved-from Optimizer may only be destroyed or assigned to. An Optimizer is not thread-safe; different Optimizers
+/// may be used concurrently. A call that throws has changed nothing (parameters, states, step counts, options), except
+/// where the text of a CudaError or DurabilityUnsure says so. Invalid arguments throw `std::invalid_argument`.
+///
+/// Calls that take a stream take effect in stream order. Give setters the stream of step(): `nullptr`, CUDA's legacy
+/// default stream, does not synchronize with a stream made with `cudaStreamNonBlocking`. (freeze(), thaw(), set_group()
+/// and set_gradient() take effect with the next step() or prepare() instead, and use their stream only to refuse one
+/// that is being captured.) The CPU backend ignores the stream and is synchronous. In a child made by fork() a prepared
+/// Optimizer may only be saved: the threads of a parallel step() exist in the parent only.
 class ADAMANT_API Optimizer {
  public:
   /// An optimizer whose first group, `GroupId{}`, has the options of `method`.
@@ -94,9 +94,9 @@ class ADAMANT_API Optimizer {
   ///   elements
   TensorId add(TensorSpec tensor);
 
-  /// Removes a tensor and its state. Steps that are on their way still take it along; a graph that was captured before
-  /// may not be replayed any more. The memory goes back when the last of the tensors that were prepared together is
-  /// removed, behind all steps that use it.
+  /// Removes a tensor and its state. Steps already enqueued still update it; a graph captured earlier must not be
+  /// replayed. The memory is freed, after all steps that use it, when the last of the tensors that were prepared
+  /// together is removed.
   void remove(TensorId tensor);
 
   /// The tensor of that name. \throws std::invalid_argument when there is none
@@ -108,9 +108,9 @@ class ADAMANT_API Optimizer {
   /// What add() was given, with later changes of gradient and group; valid until the tensor is removed.
   const TensorSpec& tensor(TensorId tensor) const;
 
-  /// Steps from the next on leave the tensor, its state, its step count and its gradient as they are, also where it has
-  /// `zero_gradient`: what a backward pass adds up meanwhile is there in the first step after thaw(). A graph that was
-  /// captured before goes on stepping it. \throws std::invalid_argument when `stream` is being captured
+  /// From the next step on, steps leave the tensor, its state, its step count and its gradient unchanged, even with
+  /// `zero_gradient`: what backward passes accumulate meanwhile goes into the first step after thaw(). A graph captured
+  /// earlier still steps it. \throws std::invalid_argument when `stream` is being captured
   void freeze(TensorId tensor, Stream stream = nullptr);
   /// Ends freeze(). \throws std::invalid_argument when `stream` is being captured
   void thaw(TensorId tensor, Stream stream = nullptr);
@@ -120,22 +120,21 @@ class ADAMANT_API Optimizer {
   /// Moves a tensor to another group; it keeps its state. \throws std::invalid_argument when `stream` is being captured
   void set_group(TensorId tensor, GroupId group, Stream stream = nullptr);
 
-  /// Reads another gradient from the next step on, of the same type and count.
+  /// Replaces the gradient from the next step on by another of the same type and count.
   ///
-  /// On a CUDA device the new address goes there with the next step() or prepare(), in the order of that call's stream,
-  /// together with those of all other tensors: call prepare(stream) before replaying a graph. A graph that was captured
-  /// before tensors, their groups, freezes or what takes the norm changed keeps the addresses it had then. Four such
-  /// refreshes may be on their way at a time; a call that makes a fifth waits for the first to arrive.
-  /// \throws std::invalid_argument when `stream` is being captured
+  /// On a CUDA device the new address is uploaded by the next step() or prepare(), in the order of that call's stream,
+  /// together with those of all other tensors: call prepare(stream) before replaying a graph. A graph captured before
+  /// a change of tensors, groups or freezes, or before the norm was turned on, keeps its old addresses. At most four
+  /// such uploads are in flight; a call that makes a fifth waits for the first. \throws std::invalid_argument when
+  /// `stream` is being captured
   void set_gradient(TensorId tensor, ConstArray gradient, Stream stream = nullptr);
 
   /// The options of a group, valid until the next add_group() or load().
   const Method& options(GroupId group = {}) const;
 
-  /// Replaces the options of one group, no other group's; method and variant must stay (but RMSProp's momentum may
-  /// become 0). In force for every step that
-  /// comes after it in `stream`. In a stream that is being captured it becomes a node of the graph, which sets these
-  /// options with every replay; options() has them from now on.
+  /// Replaces the options of this group only; method and variant must stay the same (but RMSProp's momentum may become
+  /// 0). In force for every later step in `stream`. In a stream that is being captured it becomes a graph node, which
+  /// sets these options at every replay; options() returns them at once.
   /// \throws std::invalid_argument for a group that does not exist, an option out of range, another method or variant
   void set_options(GroupId group, Method options, Stream stream = nullptr);
 
@@ -148,43 +147,41 @@ class ADAMANT_API Optimizer {
   /// Sets eta of one group, the option that changes most, as set_options() does. \param learning_rate >= 0, finite
   void set_learning_rate(GroupId group, double learning_rate, Stream stream = nullptr);
 
-  /// What every step does to gradients: their scale, clipping, what becomes of one that is not finite. Turning on what
-  /// needs the norm makes the plan anew, as adding a tensor does; turning on a loss scale sets it to its initial value
-  /// and begins the report anew. A graph that was captured before goes on launching the kernels that it has: it heeds
-  /// new values, but takes no norm that it did not take.
+  /// Sets what every step does to gradients: scaling, clipping, and the handling of non-finite ones. Turning on
+  /// something that needs the norm rebuilds the plan, as adding a tensor does; turning on a loss scale sets it to its
+  /// initial value and resets the report. A graph captured earlier keeps its kernels: it uses new values, but does not
+  /// start taking a norm.
   /// \throws std::invalid_argument naming what is out of range, a pointer that the device cannot use, and, while
   ///   `stream` is being captured, what turns the norm on or off or begins a loss scale
   void set_control(const StepControl& control, Stream stream = nullptr);
   /// What set_control() was given last, with the seed of the last load().
   const StepControl& control() const;
 
-  /// What became of the steps so far. Waits for what comes before it in `stream`, and for nothing else: with an event
-  /// behind the step, and another stream that waits for the event, nothing is held up.
-  /// \throws std::invalid_argument while `stream` is captured
+  /// The outcome of the steps so far. Waits for earlier work in `stream` only: to hold nothing up, record an event
+  /// after the step and pass another stream that waits for the event.
+  /// \throws std::invalid_argument while `stream` is being captured
   StepReport report(Stream stream = nullptr) const;
-  /// The same as it lies in device memory, which a step writes when it is done; valid as long as the Optimizer.
+  /// The report in device memory, which a step writes when it is done; valid for the lifetime of the Optimizer.
   const StepReport* device_report() const;
-  /// Where the loss scale of the next step lies in device memory: what the loss is to be multiplied by.
+  /// The loss scale of the next step in device memory: what to multiply the loss by.
   const float* loss_scale() const;
 
-  /// Makes room for the state of new tensors (zeroed, one allocation for all of them) and rebuilds the plan. step()
-  /// does this when tensors, groups or freezes have changed since; call it to have the allocation at a known time, and
-  /// before a capture, where a step that would have to prepare is refused. New addresses of gradients go to the device
-  /// in the order of `stream`. What it allocates is ready for every stream when it returns; where it makes masters, it
-  /// waits for what comes before it in `stream`. \throws std::bad_alloc (OutOfDeviceMemory), after which everything is
-  /// as it was
+  /// Allocates the states of new tensors (zeroed, in one allocation) and rebuilds the plan. step() does this if
+  /// tensors, groups or freezes have changed; call it to allocate at a known time, and before a capture, in which a
+  /// step that would have to prepare is refused. Uploads new gradient addresses in the order of `stream`. What it
+  /// allocates is ready for every stream when it returns; if it makes masters, it waits for earlier work in `stream`.
+  /// \throws std::bad_alloc (OutOfMemory, OutOfDeviceMemory), with everything left as it was
   void prepare(Stream stream = nullptr);
 
   /// One step of every tensor that is not frozen. Does not allocate, unless it has to prepare() first.
   ///
-  /// On a CUDA device it enqueues one small kernel and one update kernel for each combination of types, before them one
-  /// norm kernel for each type of gradient where set_control() needs the norm, and returns: it does not wait for the
-  /// device. `nullptr` is CUDA's legacy default stream. A stream that is being captured gets the
-  /// same kernels as nodes of its graph, whose replays go on from the step counts and options that they find. The graph
-  /// steps the tensors that there were, in the groups they were in, for as long as the Optimizer lives and none of them
-  /// is removed.
-  /// A NaN or an infinity in a gradient goes into its own element's parameter and state and no other, unless
-  /// set_control() says that such a step is skipped.
+  /// On a CUDA device it enqueues one small kernel and one update kernel for each combination of types, preceded by one
+  /// norm kernel for each gradient type if set_control() needs the norm. It returns without waiting for the device.
+  /// `nullptr` is CUDA's legacy default stream. In a stream that is being captured the same kernels become graph nodes;
+  /// replays continue from the step counts and options that they find. The graph steps the tensors it was captured
+  /// with, in the groups they were in, for as long as the Optimizer lives and none of them is removed.
+  /// A NaN or an infinity in a gradient reaches the parameter and state of its own element only, unless set_control()
+  /// has such steps skipped.
   void step(Stream stream = nullptr);
 
   /// Sets every gradient to zero, those of frozen tensors too. On a CUDA device that is one memset for each tensor;
@@ -221,15 +218,15 @@ class ADAMANT_API Optimizer {
 
   /// Reads a checkpoint into this Optimizer, whose tensors are found by name, in whatever order they were added.
   ///
-  /// Call set_control() before it: of that, a file has the loss scale, which turning one on afterwards begins anew, and
-  /// the seed, which set_control() replaces; nothing else. Options are replaced by the file's, and groups that it has
-  /// beyond those there are get added. Parameters are read when the file has them. (With `clip_norm` the norm's last
-  /// bits follow the order in which tensors were added.)
+  /// Call set_control() first: of the control, a file holds only the loss scale, which turning one on afterwards would
+  /// reset, and the seed, which set_control() would replace. The file's options replace the current ones, and groups
+  /// that only the file has are added. Parameters are read if the file has them. (With `clip_norm` the last bits of the
+  /// norm depend on the order in which tensors were added.)
   ///
-  /// All of the file is checked before anything is changed; on a CUDA device what is overwritten is kept in host memory
-  /// until all is there, and put back should the device fail. Waits for what comes before it in `stream`. The file is
-  /// mapped and must not be changed meanwhile: one that is cut short in place ends the process with SIGBUS (save()
-  /// never does that to a file, it replaces it).
+  /// The whole file is checked before anything is changed. On a CUDA device what is overwritten is backed up in host
+  /// memory until everything is written, and restored if the device fails. Waits for earlier work in `stream`. The file
+  /// is memory-mapped and must not change meanwhile: truncating it in place kills the process with SIGBUS (save() never
+  /// does that, it replaces the file).
   ///
   /// A file without adamant's metadata is taken for the state of a PyTorch optimizer: arrays NAME.exp_avg and so on,
   /// step counts from NAME.step (docs/pytorch.md); a parameter without states is one that has not been stepped.
