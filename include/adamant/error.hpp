@@ -38,8 +38,8 @@ class ADAMANT_API OutOfMemory : public std::bad_alloc {
   std::shared_ptr<const std::string> what_;
 };
 
-/// A CUDA device has not the memory that was asked for; the text says how much that was, for what, how much is free and
-/// on which device.
+/// A CUDA device has not the memory that was asked for; the text says how much that was, for what, on which
+/// device and, unless a user's Allocator returned null, how much is free.
 class ADAMANT_API OutOfDeviceMemory : public OutOfMemory {
  public:
   using OutOfMemory::OutOfMemory;

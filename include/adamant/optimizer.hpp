@@ -53,8 +53,8 @@ struct TensorSpec {
 ///
 /// Tensors may have any size from 0, need only be aligned to their element, and may be of mixed types; the supported
 /// combinations are in docs/mixed-precision.md and in the error for any other. A parameter must not overlap any other
-/// buffer given to the same Optimizer; gradients may overlap each other; an Optimizer's own states can be neither. The
-/// caller's buffers must outlive the last step that uses them.
+/// buffer given to the same Optimizer; gradients may overlap each other; none of them may overlap the Optimizer's own
+/// states. The caller's buffers must outlive the last step that uses them.
 ///
 /// A moved-from Optimizer may only be destroyed or assigned to. An Optimizer is not thread-safe; different Optimizers
 /// may be used concurrently. A call that throws has changed nothing (parameters, states, step counts, options), except
@@ -124,9 +124,9 @@ class ADAMANT_API Optimizer {
   ///
   /// On a CUDA device the new address is uploaded by the next step() or prepare(), in the order of that call's stream,
   /// together with those of all other tensors: call prepare(stream) before replaying a graph. A graph captured before
-  /// a change of tensors, groups or freezes, or before the norm was turned on, keeps its old addresses. At most four
-  /// such uploads are in flight; a call that makes a fifth waits for the first. \throws std::invalid_argument when
-  /// `stream` is being captured
+  /// a change of the tensors, of their groups or of which are frozen, or before the norm was turned on, keeps its old
+  /// addresses. At most four such uploads are in flight; a call that makes a fifth waits for the first.
+  /// \throws std::invalid_argument when `stream` is being captured
   void set_gradient(TensorId tensor, ConstArray gradient, Stream stream = nullptr);
 
   /// The options of a group, valid until the next add_group() or load().
