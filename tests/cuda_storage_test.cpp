@@ -50,6 +50,19 @@ TEST_F(CudaStorage, rounds_to_nearest_even_with_canonical_nans_subnormals_and_ov
   EXPECT_TRUE(same_bits(nearest_of<bfloat16>(values), states));
 }
 
+TEST_F(CudaStorage, makes_masters_that_hold_the_canonical_nan_whatever_nan_the_parameter_is) {
+  const std::vector<bfloat16> values{{0x7FC1}, {0xFF81}, {0x3F80}, {0xFFC0}};
+  host::DeviceMemory memory(cuda_device());
+  const host::DeviceArray<bfloat16> parameter(memory, std::span<const bfloat16>(values));
+  const host::DeviceArray<bfloat16> gradient(memory, 4);
+  Optimizer optimizer(Momentum{}, cuda_device());
+  const TensorId id =
+      optimizer.add({.name = "x", .parameter = {parameter.data(), 4}, .gradient = {gradient.data(), 4}});
+  std::vector<std::uint32_t> master(4);
+  memory.read(std::as_writable_bytes(std::span(master)), optimizer.state(id, "master").data());
+  EXPECT_EQ(master, (std::vector<std::uint32_t>{0x7FC00000, 0x7FC00000, 0x3F800000, 0x7FC00000}));
+}
+
 // Two steps of momentum, parameters and states of bfloat16 that are rounded at random: parameters of every kind, each
 // with gradients of every exponent.
 struct RoundedAtRandom {
