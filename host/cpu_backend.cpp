@@ -42,9 +42,8 @@ constexpr std::int64_t kClearPiece = std::int64_t{1} << 20;
 
 [[noreturn]] void fail_out_of_memory(std::size_t bytes, const char* why) {
   throw OutOfMemory("adamant: out of memory: " + to_text(bytes) +
-                    " bytes were asked for, for the states of the tensors that "
-                    "were added" +
-                    why + "; free some, or let states and masters take less (state_type, Master::remainder)");
+                    " bytes were asked for, for the states of the tensors that were added" + why +
+                    "; free some, or let states and masters take less (state_type, Master::remainder)");
 }
 
 class CpuBackend final : public kernels::Backend {

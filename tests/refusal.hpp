@@ -10,7 +10,8 @@
 
 namespace adamant::test {
 
-// The call throws an Exception whose text names all of `parts`.
+// The call throws an Exception whose text names all of `parts`; one with "adamant: " in front is what the text begins
+// with.
 template <typename Exception = std::invalid_argument>
 void expect_refusal(const std::function<void()>& call, const std::vector<std::string>& parts) {
   try {
@@ -20,7 +21,9 @@ void expect_refusal(const std::function<void()>& call, const std::vector<std::st
     const std::string text = error.what();
     EXPECT_EQ(text.rfind("adamant: ", 0), 0U) << text;
     for (const std::string& part : parts) {
-      EXPECT_NE(text.find(part), std::string::npos) << '"' << text << "\" lacks " << part;
+      const std::size_t at = text.find(part);
+      EXPECT_TRUE(part.starts_with("adamant: ") ? at == 0 : at != std::string::npos)
+          << '"' << text << "\" lacks " << part;
     }
   } catch (const std::exception& error) {
     ADD_FAILURE() << "refused with another type of exception: " << error.what();
