@@ -613,7 +613,8 @@ TEST(BadControl, is_refused_by_name_and_changes_nothing) {
     model->optimizer.step();
   }
   const std::string report = text_of(mistaken.optimizer.report());
-  for (const auto& [control, field] : mistakes) {
+  for (const auto& [mistake, field] : mistakes) {
+    const StepControl& control = mistake;  // clang 14 captures no structured binding
     expect_refusal([&] { mistaken.optimizer.set_control(control); }, {"adamant: control: " + field});
     EXPECT_EQ(text_of(mistaken.optimizer.report()), report) << field;
     EXPECT_EQ(mistaken.optimizer.control().clip_norm, 7.0) << field;

@@ -33,7 +33,8 @@ std::string why_not(Device device) try {
 // The CPU, then every CUDA device that there is, or the first one that there could be, with the reason why it cannot be
 // used where it cannot.
 nlohmann::json devices() {
-  nlohmann::json list{facts_of(Device::cpu())};
+  // Not list{facts}, which is an array for g++ and a copy for clang.
+  nlohmann::json list = nlohmann::json::array({facts_of(Device::cpu())});
   list[0]["available"] = true;
   const int count = std::max(1, static_cast<int>(kernels::cuda_devices().size()));
   for (int index = 0; index < count; ++index) {
