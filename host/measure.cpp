@@ -13,17 +13,6 @@ double ulp(double x, int digits, int least_exponent) {
   return std::ldexp(1.0, std::max(std::ilogb(x) - (digits - 1), least_exponent));
 }
 
-template <typename Real>
-std::uint64_t fnv1a(std::span<const Real> values, std::uint64_t hash) {
-  for (const Real value : values) {
-    const auto pattern = static_cast<std::uint64_t>(bits(value));
-    for (std::size_t byte = 0; byte < sizeof(Real); ++byte) {
-      hash = (hash ^ ((pattern >> (8 * byte)) & 0xFF)) * 0x100000001b3ULL;
-    }
-  }
-  return hash;
-}
-
 }  // namespace
 
 double ulp_float32(double x) { return ulp(x, 24, -149); }
@@ -58,8 +47,5 @@ Errors errors_in_ulps(std::span<const double> got, std::span<const double> expec
   result.percentile_99 = errors[static_cast<std::size_t>(rank)];
   return result;
 }
-
-std::uint64_t digest(std::span<const float> values, std::uint64_t seed) { return fnv1a(values, seed); }
-std::uint64_t digest(std::span<const double> values, std::uint64_t seed) { return fnv1a(values, seed); }
 
 }  // namespace adamant::measure

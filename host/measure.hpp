@@ -48,8 +48,4 @@ using Ulp = double (*)(double);
 Errors errors_in_ulps(std::span<const double> got, std::span<const double> expected, std::span<const double> scale,
                       Ulp ulp);
 
-// A 64-bit digest (FNV-1a) of the bits of an array, the same on every machine.
-std::uint64_t digest(std::span<const float> values, std::uint64_t seed = 0xcbf29ce484222325ULL);
-std::uint64_t digest(std::span<const double> values, std::uint64_t seed = 0xcbf29ce484222325ULL);
-
 }  // namespace adamant::measure

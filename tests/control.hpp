@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -66,6 +67,7 @@ struct Shape {
   Master master = Master::automatic;
   bool frozen = false;
   int offset = 0;  // elements behind a boundary of 16 bytes
+  std::optional<DataType> state = {};
 };
 
 // A parameter in which a gradient of that type can be read off, float32 but for float64.
@@ -103,6 +105,7 @@ class ControlModel {
       optimizer.add({.name = std::to_string(i),
                      .parameter = {parameters_.get() + parameters_at_[i], shape.parameter, shape.count},
                      .gradient = {gradients_.get() + gradients_at_[i], shape.gradient, shape.count},
+                     .state_type = shape.state,
                      .master = shape.master});
       if (shape.frozen) optimizer.freeze(TensorId{static_cast<std::int64_t>(i)});
     }
