@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the library and runs its tests; the last line says how many passed, failed and were skipped.
 #   ./test.sh          the tests, in Release
-#   ./test.sh --full   also: clang, the sanitizers, formatting, clang-tidy, ten minutes of fuzzing, the mutation check and
-#                      the long tests
+#   ./test.sh --full   also: clang, the sanitizers, arm64 under QEMU, formatting, clang-tidy, ten minutes of fuzzing, the
+#                      mutation check and the long tests
 # With ADAMANT_EMULATOR set to a command prefix, the device tests run under it; with ADAMANT_EMULATOR_SHUFFLED, a prefix
 # that runs a device's threads in random order, they do so a second time. With ADAMANT_REQUIRE_CUDA=1 a device test that
 # cannot run is a failure.
@@ -47,6 +47,7 @@ if $full; then
     ctest --preset "$other" -j "$(nproc)" -LE full | tail -n 5
   done
   scripts/fuzz.sh 600
+  scripts/check_arm64.sh --all
   scripts/mutation_check.sh
 fi
 

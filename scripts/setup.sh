@@ -31,6 +31,9 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
     as_root=(sudo)
   fi
+  for package in "${missing[@]}"; do  # NAME:ARCHITECTURE is of another machine
+    [[ $package != *:* ]] || "${as_root[@]}" dpkg --add-architecture "${package#*:}"
+  done
   "${as_root[@]}" apt-get update -qq
   DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
 fi
