@@ -42,7 +42,7 @@ if $full; then
   scripts/check_tidy.sh "build/$preset"
   for other in clang sanitize thread-sanitize; do
     echo "== $other"
-    cmake --preset "$other" > "build/configure-$other.log"
+    cmake --fresh --preset "$other" > "build/configure-$other.log"
     build "$other"
     ctest --preset "$other" -j "$(nproc)" -LE full | tail -n 5
   done

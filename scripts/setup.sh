@@ -17,16 +17,21 @@ if ! command -v dpkg-query > /dev/null; then
   exit 0
 fi
 
+is_installed() {  # PACKAGE or PACKAGE:ARCHITECTURE: a package of this machine's may be there for another one too
+  local architecture
+  architecture=$(dpkg --print-architecture)
+  [[ $1 != *:* ]] || architecture=${1#*:}
+  dpkg-query -W -f='${Architecture} ${db:Status-Status}\n' "$1" 2> /dev/null | grep -xE "(all|$architecture) installed" > /dev/null
+}
 missing=()
-for package in "${packages[@]}"; do
-  [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2> /dev/null)" = installed ] || missing+=("$package")
-done
+for package in "${packages[@]}"; do is_installed "$package" || missing+=("$package"); done
 if [ ${#missing[@]} -gt 0 ]; then
   echo "Installing ${missing[*]}"
   as_root=()
   if [ "$(id -u)" != 0 ]; then
     if ! command -v sudo > /dev/null; then
       echo "Please install these as root: apt-get install ${missing[*]}" >&2
+      [[ ${missing[*]} != *:* ]] || echo "those that end in :NAME after dpkg --add-architecture NAME and apt-get update" >&2
       exit 1
     fi
     as_root=(sudo)

@@ -11,7 +11,7 @@
 namespace adamant::test {
 namespace {
 
-#ifdef __SANITIZE_ADDRESS__
+#if ADAMANT_SANITIZED
 constexpr int kSteps = 4;  // where each takes long, and what a sanitizer would see happens in every one
 #else
 constexpr int kSteps = 20;

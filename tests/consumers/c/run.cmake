@@ -1,5 +1,8 @@
 # Builds the example in C with an installed library of a KIND, through pkg-config and a C compiler, which links no C++.
 include("${CMAKE_CURRENT_LIST_DIR}/../steps.cmake")
+if(SANITIZED AND C_COMPILER MATCHES clang)
+  string(APPEND FLAGS " -fsanitize-link-c++-runtime")  # what checks the library's classes
+endif()
 make_with_pkg_config("${SOURCE}/examples/c/Makefile" "CC=${C_COMPILER}" "CFLAGS=-O2 ${FLAGS}")
 if(skipped)
   return()
