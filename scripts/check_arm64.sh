@@ -2,7 +2,7 @@
 # Compiles the library for arm64 and has QEMU run tests that say whether it gets the same bits there. On Debian on x86-64;
 # on arm64 itself ./test.sh is the check.
 #   scripts/check_arm64.sh        the committed digests, the floating-point environment, threads, the C interface
-#   scripts/check_arm64.sh --all  every test that neither runs nor compiles another program: about half an hour
+#   scripts/check_arm64.sh --all  those, and all other tests that need neither a device nor a program of ours: half an hour
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,7 +30,7 @@ cmake --build --preset arm64 --target "${programs[@]}" > build/build-arm64.log 2
 
 run() {  # PROGRAM: what it says comes when it has ended, because several run beside each other
   local log=build/arm64/$1.log status=0 passed
-  qemu-aarch64 "build/arm64/tests/$1" --gtest_brief=1 --gtest_filter='-*Full_*' > "$log" 2>&1 || status=$?
+  qemu-aarch64 "build/arm64/tests/$1" --gtest_brief=1 --gtest_filter='-*Full_*:*Full.*' > "$log" 2>&1 || status=$?
   if [ "$status" = 0 ] && passed=$(grep '  PASSED  . [1-9]' "$log"); then echo "$1: $passed"; else status=1; echo "$1:"; cat "$log"; fi
   return "$status"
 }
