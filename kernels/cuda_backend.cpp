@@ -174,6 +174,8 @@ class CudaBackend final : public Backend {
                       .measured = nullptr,
                       .report = &step_state()->report,
                       .next_report = &step_state()->next_report,
+                      .first_step_count = rows.empty() ? nullptr : rows.front().step_count,
+                      .first_options = rows.empty() ? nullptr : rows.front().options,
                       .row_count = row_count,
                       .tile_count = tile_count,
                       .tile_size = plan.tile_size};

@@ -40,17 +40,16 @@ __device__ bool is_double(std::int64_t storage, TypeList<List...> /*storages*/) 
 template <typename Rule>
 __global__ void __launch_bounds__(kScalarThreads, kScalarBlocksPerSm) scalars(const DeviceTables tables) {
   using Options = typename Rule::Options;
+  // In a step without a norm this kernel is the first and waits for nothing, and the update may look up its tiles.
+  if (tables.measured == nullptr) trigger_next_kernel();
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * blockDim.x;
   // Threads beyond the last tensor do that one again.
   const std::int64_t index = min(first + threadIdx.x, tables.row_count - 1);
-  const DeviceRow& row = tables.rows[index];
-  const auto* const step_count = DeviceStream<const std::int64_t>{row.step_count}.global();
-  const auto* const options_there =
-      DeviceStream<const Options>{reinterpret_cast<const Options*>(row.options->bytes)}.global();
-  const bool is_of_double = is_double(row.storage, Storages{});
-  const std::uint32_t identity = row.identity;
-  prefetch(step_count);
-  prefetch(options_there);
+  // All at once what does not depend on the row. With few tensors the time to memory and back is what a step takes.
+  if (threadIdx.x == 0) {
+    prefetch(tables.first_step_count);
+    prefetch(tables.first_options);
+  }
   prefetch(tables.control);
   prefetch(tables.report);
   // What the first blocks of the update will look up.
@@ -59,9 +58,17 @@ __global__ void __launch_bounds__(kScalarThreads, kScalarBlocksPerSm) scalars(co
   if (const std::int64_t tile = (first + threadIdx.x) * kTilesOfALine; tile < tables.tile_count) {
     prefetch(tables.tiles + tile);
   }
+  const DeviceRow& row = tables.rows[index];
+  const auto* const step_count = DeviceStream<const std::int64_t>{row.step_count}.global();
+  const auto* const options_there =
+      DeviceStream<const Options>{reinterpret_cast<const Options*>(row.options->bytes)}.global();
+  const bool is_of_double = is_double(row.storage, Storages{});
+  const std::uint32_t identity = row.identity;
+  prefetch(step_count);
+  prefetch(options_there);
 
   wait_for_previous_kernel();
-  trigger_next_kernel();  // only now: while a norm runs, waiting blocks of the update would be in its way
+  trigger_next_kernel();  // with a norm only now: while it runs, waiting blocks of the update would be in its way
   const auto options = load_in_pieces<Options>(options_there);
   const auto control = load_in_pieces<Control>(tables.control);
   auto report = load_in_pieces<StepReport>(tables.report);

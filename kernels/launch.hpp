@@ -52,6 +52,9 @@ struct DeviceTables {
   const Measured* measured;  // null in a step that takes no norm
   StepReport* report;
   StepReport* next_report;  // what it becomes; the update commits it
+  // Where the first row's are, known without a look at the row.
+  const std::int64_t* first_step_count;
+  const OptionBytes* first_options;
   std::int64_t row_count;
   std::int64_t tile_count;
   std::int64_t tile_size;

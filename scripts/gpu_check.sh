@@ -236,7 +236,7 @@ phase_bench() {
     found=77
   else
     # shellcheck disable=SC2086  # the variable may hold a command with arguments
-    ${ADAMANT_EMULATOR:-} python3 bench/peers.py --library "$build/libadamant.so" --device cuda --seconds 60 "${peers[@]}" \
+    ${ADAMANT_EMULATOR:-} python3 bench/peers.py --library "$build/libadamant.so" --device cuda --seconds 100 "${peers[@]}" \
       --json-file "$out/peers.json" || found=$?
   fi
   case $found in

@@ -196,6 +196,8 @@ void expect_equal_scalars(int rule, int storage) {
                                      .measured = measured.data(),
                                      .report = device_reports.data(),
                                      .next_report = device_reports.data() + 1,
+                                     .first_step_count = device_counts.data(),
+                                     .first_options = device_options.data(),
                                      .row_count = device_rows.count(),
                                      .tile_count = 0,
                                      .tile_size = 0};
