@@ -149,7 +149,7 @@ phase_test() {
   grep -hs -A 1 ': Skipped$' "$logs"/*.log | grep -v -e ': Skipped$' -e '^--$' | sort | uniq -c | sed 's/^/skipped: /' || true
   cat "$logs"/*.log | awk '
     /^\[  PASSED  \]/ { passed += $4 } /^\[  SKIPPED \] [0-9]/ { skipped += $4 }
-    /^\[  FAILED  \] [0-9]+ tests?, listed/ { failed += $4 }
+    /^\[  FAILED  \] .* \([0-9]+ ms\)$/ { ++failed }
     END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }'
   [ -z "$failed" ] || { echo "failed:$failed"; return 1; }
 }
