@@ -516,11 +516,6 @@ def main():
     try:
         peers = imported(run, kind)
         seconds = words.seconds / max(1, len(shapes) * len(words.methods) + 1)
-        for sizes in shapes:
-            for method in words.methods:
-                run.case(method, sizes, [(name, calls[method]) for name, calls in peers if method in calls],
-                         seconds=seconds)
-                machine.give_back()
         if "adamw" in words.methods:
             whole = [4096] if words.quick else [min(2**28, max(map(sum, shapes)))]
             for pipeline, control, all_of_it in whole_steps(torch):
@@ -528,6 +523,11 @@ def main():
                 if of_kind:
                     run.case("adamw", whole, of_kind, pipeline, control, seconds)
                     machine.give_back()
+        for sizes in shapes:
+            for method in words.methods:
+                run.case(method, sizes, [(name, calls[method]) for name, calls in peers if method in calls],
+                         seconds=seconds)
+                machine.give_back()
         report["complete"] = True
     except KeyboardInterrupt:
         print("\nInterrupted; what was measured so far is kept.")
