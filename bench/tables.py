@@ -10,8 +10,7 @@ A table stands in a page between the lines
 
 and is made from these files, whose paths begin at the repository's root. Which table it becomes, the files say: of a report
 of several combinations of types a row for each; of other reports of `adamant bench` a row for each method at the largest
-size of one tensor, with all threads, and what PyTorch takes where a file of bench/peers.py (or of bench/pytorch.py, which was
-before it) is named too. Without PAGE: all pages with such lines. --check changes nothing, prints what would change, and exits
+size of one tensor, with all threads, and what PyTorch takes where a file of bench/peers.py is named too. Without PAGE: all pages with such lines. --check changes nothing, prints what would change, and exits
 with 1 when something would; 2: a file or a line is not what it should be.
 """
 import argparse
@@ -73,13 +72,9 @@ def markdown(head, words, rows):
 
 
 def pytorch_ratios(report, row):
-    """How many times as long PyTorch's ways take for the same step. Of bench/peers.py the ratios of the same repetition; a
-    file of bench/pytorch.py has none of the row's run."""
-    if "peers" in report:
-        ways = [(" ".join(name[2:]), other, other["times_update"]) for other in report["peers"]
-                for name in [other["peer"].split(" ")] if name[0] == "pytorch"]
-    else:
-        ways = [(other["way"], other, other["median_seconds"] / statistics.median(row["seconds"])) for other in report["results"]]
+    """How many times as long PyTorch's ways take for the same step, by bench/peers.py."""
+    ways = [(" ".join(name[2:]), other, other["times_update"]) for other in report["peers"]
+            for name in [other["peer"].split(" ")] if name[0] == "pytorch"]
     return {way: ratio for way, other, ratio in ways
             if (other["method"], other["count"], other["tensors"], other["pipeline"]) == (row["method"], row["count"], 1, "update")
             and (other.get("threads") or 0) in (0, row.get("threads") or 0)}
@@ -147,12 +142,12 @@ def read(path):
 
 def table(paths):
     reports = {path: read(path) for path in paths}
-    of_others = [path for path, report in reports.items() if "pytorch" in report or "results" not in report and "peers" in report]
+    of_others = [path for path, report in reports.items() if "results" not in report and "peers" in report]
     ours = [path for path in reports if path not in of_others]
     pytorch = [reports[path] for path in of_others]
     if len(ours) != 1 or len(pytorch) > 1:
-        raise Wrong(f"{' '.join(paths)}: a table is made of one report of adamant bench, and one of bench/peers.py or "
-                    "bench/pytorch.py at most")
+        raise Wrong(f"{' '.join(paths)}: a table is made of one report of adamant bench, and one of bench/peers.py at "
+                    "most")
     report = reports[ours[0]]
     try:
         if len({row.get("storage", PLAIN) for row in report["results"]}) > 1:

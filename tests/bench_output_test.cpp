@@ -30,9 +30,9 @@ using Words = std::vector<std::string>;
 
 const std::string kResults = ADAMANT_SOURCE_DIR "/bench/results/";
 const std::string kCpu = kResults + "cpu-zen4-2-cores-2026-11-23.json";
-const std::string kGpu = kResults + "h200-2026-11-26/bench.json";
-const std::string kMixed = kResults + "h200-2026-11-26/mixed.json";
-const std::string kPyTorch = kResults + "h200-2026-11-26/pytorch.json";
+const std::string kGpu = kResults + "h200-2026-11-27/bench.json";
+const std::string kMixed = kResults + "h200-2026-11-27/mixed.json";
+const std::string kPeers = kResults + "h200-2026-11-27/peers.json";
 
 // How a run went: relative noise of each time, what every time is multiplied with (the machine), and only the step's.
 struct Course {
@@ -312,14 +312,14 @@ TEST(BenchPage, draws_a_point_for_every_row_of_one_tensor_and_the_ceiling_of_eve
 }
 
 TEST(BenchPage, shows_the_merged_files_of_a_gpu_with_pins_peers_shapes_and_types) {
-  const json report = tools::read_reports("--from", {kGpu, kMixed, kPyTorch});
+  const json report = tools::read_reports("--from", {kGpu, kMixed, kPeers});
   const std::string page = tools::to_page(report);
   expect_sound(page);
   EXPECT_EQ(report["results"].size(), 60U);
   // 20 rows of one tensor; of the mixed ones only that of float32 is of a kind with more than one size.
   EXPECT_EQ(count_of(page, "<circle class=\"rate\""), 21U);
-  // Three baselines of 30 rows, and 59 of PyTorch.
-  EXPECT_EQ(count_of(page, "<circle class=\"ratio\""), 90U + 59U);
+  // Three baselines of 30 rows, and 48 of PyTorch.
+  EXPECT_EQ(count_of(page, "<circle class=\"ratio\""), 90U + 48U);
   // Names, which end at 10 to the left of the lines, have room: six units and a half for a letter of twelve.
   const std::string name_begins = "text-anchor=\"end\">";
   std::size_t names = 0;
@@ -336,8 +336,8 @@ TEST(BenchPage, shows_the_merged_files_of_a_gpu_with_pins_peers_shapes_and_types
   }
   EXPECT_GT(names, 30U);
   for (const char* part :
-       {"NVIDIA H200", "580.159.04", "pin rate, 4814 GB/s", "PyTorch 2.11.0+cu130 fused", "thrust", "unfused",
-        "Many tensors", "10000 × 64", "Types and pipelines", "bfloat16/bfloat16/float32/remainder", "1.27×"}) {
+       {"NVIDIA H200", "580.159.04", "pin rate, 4814 GB/s", "pytorch 2.11.0 fused", "thrust", "unfused", "Many tensors",
+        "10000 × 64", "Types and pipelines", "bfloat16/bfloat16/float32/remainder", "1.26×"}) {
     EXPECT_NE(page.find(part), std::string::npos) << part;
   }
   EXPECT_EQ(count_of(page.substr(page.find("<h2>All rows")), "<tr>"), 61U);
@@ -474,13 +474,13 @@ TEST_F(BenchOutputCommand, WritesThePageOfWhatItMeasures) {
 }
 
 TEST_F(BenchOutputCommand, MakesThePageOfEarlierFiles) {
-  const Words words{"--from", kGpu, "--from", kMixed, "--from", kPyTorch, "--html", file("page.html")};
+  const Words words{"--from", kGpu, "--from", kMixed, "--from", kPeers, "--html", file("page.html")};
   const Outcome outcome = run(words);
   ASSERT_EQ(outcome.exit_code, 0) << to_text(words, outcome);
   EXPECT_EQ(outcome.out, "");
-  EXPECT_EQ(contents(file("page.html")), tools::to_page(tools::read_reports("--from", {kGpu, kMixed, kPyTorch})));
-  const Outcome merged = run({"--from", kPyTorch, "--from", kGpu, "--json"});
-  EXPECT_EQ(json::parse(merged.out).at("peers").size(), 59U);
+  EXPECT_EQ(contents(file("page.html")), tools::to_page(tools::read_reports("--from", {kGpu, kMixed, kPeers})));
+  const Outcome merged = run({"--from", kPeers, "--from", kGpu, "--json"});
+  EXPECT_EQ(json::parse(merged.out).at("peers").size(), 48U);
 }
 
 TEST_F(BenchOutputCommand, MergesWhatWasLeftOutWhicheverFileHasIt) {
@@ -508,8 +508,7 @@ TEST_F(BenchOutputCommand, RefusesPeersOfAnotherMachine) {
   EXPECT_EQ(json::parse(run(good).out).at("peers").size(), 1U);
   expect_refused({"--from", file("bench.json"), "--from", file("there.json"), "--json"},
                  {file("there.json"), "NVIDIA H100", file("bench.json"), "a made-up CPU", "one machine"});
-  expect_refused({"--from", file("bench.json"), "--from", kPyTorch, "--json"},
-                 {kPyTorch, "NVIDIA H200", "one machine"});
+  expect_refused({"--from", file("bench.json"), "--from", kPeers, "--json"}, {kPeers, "NVIDIA H200", "one machine"});
 }
 
 TEST_F(BenchOutputCommand, ExitsWith1WhenSomethingBecameSlowerAndSaysWhat) {

@@ -147,26 +147,6 @@ json read_json(std::string_view option, const std::string& path) {
   return {};
 }
 
-// What bench/pytorch.py wrote, as peers.
-json peers_of_pytorch(const json& report) {
-  json peers = json::array();
-  const Part all = whole(report);
-  for (const Part& result : all.list("results")) {
-    const bench::Times times = result.times("seconds");
-    const std::optional<double> ratio = result.positive("times_adamant");
-    if (!ratio || times.seconds.empty()) continue;  // ours was not measured beside it
-    peers.push_back({{"peer", fmt::format("PyTorch {} {}", all.text("pytorch"), result.text("way"))},
-                     {"method", result.text("method")},
-                     {"count", result.whole_number("count")},
-                     {"tensors", result.whole_number("tensors", 1)},
-                     {"pipeline", result.text("pipeline", "update")},
-                     {"times_update", *ratio},
-                     {"repetitions", times.seconds.size()},
-                     {"spread", times.spread()}});
-  }
-  return peers;
-}
-
 void append(json& list, const json& report, const char* key) {
   const auto more = report.find(key);
   if (more == report.end() || !more->is_array()) return;
@@ -174,10 +154,9 @@ void append(json& list, const json& report, const char* key) {
   list.insert(list.end(), more->begin(), more->end());
 }
 
-// What the peers of bench/peers.py or bench/pytorch.py ran on; empty where the report does not say.
+// What the peers of bench/peers.py ran on; empty where the report does not say.
 std::string machine_of_peers(const json& report) {
-  const json* named = &report;
-  if (!report.contains("pytorch")) named = whole(report).find("environment");
+  const json* const named = whole(report).find("environment");
   if (named == nullptr || !named->is_object()) return "";
   const auto device = named->find("device");
   return device != named->end() && device->is_string() && *device != "cpu" ? device->get<std::string>() : "";
@@ -288,11 +267,9 @@ json read_reports(std::string_view option, const std::vector<std::string>& paths
     json report = read_json(option, path);
     try {
       machines_of_peers.emplace_back(path, machine_of_peers(report));
-      if (report.is_object() && report.contains("pytorch")) report = {{"peers", peers_of_pytorch(report)}};
       const Part part = whole(report);
       if (part.find("results") == nullptr && part.find("peers") == nullptr) {
-        part.refuse(
-            "has neither \"results\" nor \"peers\": it is none of adamant bench, bench/pytorch.py and bench/peers.py");
+        part.refuse("has neither \"results\" nor \"peers\": it is of neither adamant bench nor bench/peers.py");
       }
       ratios_of(report);
       append(peers, report, "peers");

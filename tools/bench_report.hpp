@@ -65,7 +65,7 @@ std::optional<double> pin_rate_of(const nlohmann::json& report);
 // What measured, in words: the GPU's name, or the CPU's; empty where the report does not say.
 std::string machine_of(const nlohmann::json& report);
 
-// Reads files of `adamant bench --json-file`, bench/pytorch.py and bench/peers.py, of one machine, as one report.
+// Reads files of `adamant bench --json-file` and bench/peers.py, of one machine, as one report.
 // Throws std::invalid_argument naming `option`, the file and what is wrong with it.
 nlohmann::json read_reports(std::string_view option, const std::vector<std::string>& paths);
 
