@@ -205,7 +205,7 @@ OptionBytes option_bytes(int rule, const Method& options) { return kernels_of_ru
 
 cudaError_t launch_scalars(int rule, const DeviceTables& tables, bool begins_early, cudaStream_t stream) {
   return launch(kernels_of_rule(rule).scalars, blocks_for(tables.row_count, kScalarThreads), kScalarThreads,
-                begins_early, stream, tables);
+                begins_early && tables.measured != nullptr, stream, tables);
 }
 
 cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& tables, const UpdateLaunch& how,

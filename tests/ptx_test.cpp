@@ -716,11 +716,19 @@ std::vector<std::size_t> dependent_launch(const Kernel& kernel, const char* part
   return found;
 }
 
-// Whether `instruction` runs when the one branch that an argument decides, before `after`, finds it zero or not zero.
+// What nothing gets to around the instruction `wait`.
+std::vector<bool> behind(const Flow& flow, std::size_t wait) {
+  std::vector<bool> found = flow.after({0}, wait);
+  found[0] = true;
+  found.flip();
+  return found;
+}
+
 struct Decision {
   bool if_zero = false;
   bool if_not = false;
 };
+// Whether `instruction` runs when the one branch that an argument decides, before `after`, finds it zero or not zero.
 Decision decided_by(const Kernel& kernel, const Flow& flow, std::size_t offset, const std::vector<bool>& after,
                     std::size_t instruction) {
   const std::set<std::string> argument = loaded_argument(kernel, offset);
@@ -762,7 +770,7 @@ TEST_P(Ptx, waits_before_it_reads_what_may_change) {
     if (!is_norm && kernel.name.find("::scalars<") == std::string::npos) continue;
     ++kernels_seen;
     const Flow flow(kernel);
-    const std::vector<bool> after = flow.after(dependent_launch(kernel, "wait").at(0));
+    const std::vector<bool> after = behind(flow, dependent_launch(kernel, "wait").at(0));
     if (!is_norm) {
       // The update reads its arrays before it waits, and so may not begin before what is ahead of the step has ended:
       // where there is a norm, this kernel may begin before that, and has to wait first.
@@ -803,7 +811,7 @@ TEST_P(Ptx, waits_for_scalars_behind_its_first_loads) {
     const std::vector<std::size_t> lets = dependent_launch(kernel, "launch_dependents");
     ASSERT_TRUE(wait.size() == 1U && lets.size() == 1U) << kernel.name;
     const Flow flow(kernel);
-    const std::vector<bool> after = flow.after(wait[0]);
+    const std::vector<bool> after = behind(flow, wait[0]);
     const Decision decision = decided_by(kernel, flow, offsetof(kernels::UpdateArguments, is_last), after, lets[0]);
     EXPECT_TRUE(decision.if_zero) << kernel.name << " is not the last of a step and lets nobody begin early";
     EXPECT_FALSE(decision.if_not) << kernel.name << " is the last of a step and lets others begin early";
