@@ -145,6 +145,8 @@ phase_test() {
     failed="$failed $(basename "$program" .failed)"
     echo "== $(basename "$program" .failed)"
     cat "${program%.failed}.log"
+    # A crash fails no test by name.
+    grep -q '^\[  FAILED  \]' "${program%.failed}.log" || echo '[  FAILED  ] crashed (0 ms)' >> "${program%.failed}.log"
   done
   grep -hs -A 1 ': Skipped$' "$logs"/*.log | grep -v -e ': Skipped$' -e '^--$' | sort | uniq -c | sed 's/^/skipped: /' || true
   cat "$logs"/*.log | awk '

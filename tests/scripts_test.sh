@@ -71,6 +71,8 @@ echo "$GTEST_SHARD_INDEX of $GTEST_TOTAL_SHARDS $*" >> "$(dirname "$0")/parts"
 [ "$GTEST_SHARD_INDEX" = 0 ] || exit 0
 if [ "${STUB_TEST:-0}" = 0 ]; then
   printf '%s\n' "x_test.cpp:1: Skipped" "no sensitive clock" "[  PASSED  ] 5 tests." "[  SKIPPED ] 2 tests, listed below:"
+elif [ "$STUB_TEST" = 139 ]; then
+  printf '%s\n' "and then it crashed"
 else
   printf '%s\n' "what went wrong" "[  FAILED  ] First.fails/sm_90, where GetParam() = sm_90 (3 ms)" "[  PASSED  ] 4 tests."
 fi
@@ -140,6 +142,9 @@ expect_equal "gpu_check.sh: a test fails" "$(STUB_TEST=1 check "$folder/gpu" tes
 for words in "first: require 1" "what went wrong" "4 passed, 1 failed, 0 skipped" "failed: adamant_first_test.0\$"; do
   grep -q "$words" "$folder/gpu/test.log" || fail "gpu_check.sh: the log of tests that fail has no $words"
 done
+expect_equal "gpu_check.sh: a program of tests crashes" "$(STUB_TEST=139 check "$folder/gpu" test)" "test failed see $folder/gpu/test.log
+1"
+grep -q "0 passed, 1 failed, 0 skipped" "$folder/gpu/test.log" || fail "gpu_check.sh: a crash is not counted: $(tail -n 3 "$folder/gpu/test.log")"
 for words in synccheck "--dtype f64" "--storage all" descend; do
   expect_equal "gpu_check.sh: the sanitizer finds something in $words" "$(STUB_FINDS=$words check "$folder/gpu" sanitize)" \
     "sanitize failed see $folder/gpu/sanitize.log
