@@ -10,8 +10,9 @@ A table stands in a page between the lines
 
 and is made from these files, whose paths begin at the repository's root. Which table it becomes, the files say: of a report
 of several combinations of types a row for each; of other reports of `adamant bench` a row for each method at the largest
-size of one tensor, with all threads, and what PyTorch takes where a file of bench/peers.py is named too. Without PAGE: all pages with such lines. --check changes nothing, prints what would change, and exits
-with 1 when something would; 2: a file or a line is not what it should be.
+size of one tensor, with all threads, and what PyTorch takes where a file of bench/peers.py is named too. Without PAGE: all
+pages with such lines. --check changes nothing, prints what would change, and exits with 1 when something would; 2: a file or
+a line is not what it should be.
 """
 import argparse
 import difflib
@@ -146,8 +147,8 @@ def table(paths):
     ours = [path for path in reports if path not in of_others]
     pytorch = [reports[path] for path in of_others]
     if len(ours) != 1 or len(pytorch) > 1:
-        raise Wrong(f"{' '.join(paths)}: a table is made of one report of adamant bench, and one of bench/peers.py at "
-                    "most")
+        raise Wrong(f"{' '.join(paths)}: a table is made of one report of adamant bench, and at most one of "
+                    "bench/peers.py")
     report = reports[ours[0]]
     try:
         if len({row.get("storage", PLAIN) for row in report["results"]}) > 1:

@@ -58,7 +58,7 @@ page "$begin $cpu $cpu.not: do not edit -->" "<!-- end -->"
 exits_with 2 "cannot be read" err "$folder/page.md"
 exits_with 2 "cannot be read" err "$folder/none.md"
 
-# What PyTorch takes comes from a file of bench/peers.py too: of the same method, size and threads, as it was paired there.
+# What PyTorch takes comes from a file of bench/peers.py: of the same method, size and threads, as it was paired there.
 peer() { # NAME COUNT THREADS RATIO
   echo "{\"peer\": \"$1\", \"method\": \"adam\", \"count\": $2, \"tensors\": 1, \"pipeline\": \"update\", \"threads\": $3, \"times_update\": $4}"
 }

@@ -284,7 +284,7 @@ std::string ratio_picture(const std::string& name, const std::string& of_what,
   const Axis x{least / 1.15, most * 1.15, kWidth, true};
   const auto others = distinct<std::string>(ratios, [](const BenchRatio* ratio) { return ratio->name; });
   const auto methods = distinct<std::string>(ratios, [](const BenchRatio* ratio) { return ratio->what.method; });
-  double room = 250;  // of the longest name: "PyTorch 2.11.0+cu130 GradScaler.unscale_ + clip_grad_norm_ + fused"
+  double room = 250;  // of the longest name: "pytorch 2.11.0 GradScaler + clip_grad_norm_ + fused"
   for (const std::string& other : others) room = std::max(room, kLetter * static_cast<double>(other.size()));
   const double bottom = kLine * static_cast<double>(others.size()) + 8;
   const double height = kTop + bottom + 84;
