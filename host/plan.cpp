@@ -91,9 +91,11 @@ std::string short_name(const StorageTypes& types) {
          (types.master == Master::none ? "" : "/" + std::string(name(types.master)));
 }
 
-std::string supported_storages() {
+std::string supported_storages(DataType parameter) {
   std::string all;
-  for (const StorageTypes& types : kTypes) all += (all.empty() ? "" : "; ") + to_text(types);
+  for (const StorageTypes& types : kTypes) {
+    if (types.parameter == parameter) all += (all.empty() ? "" : "; ") + to_text(types);
+  }
   return all;
 }
 

@@ -32,8 +32,8 @@ std::string to_text(const StorageTypes& types);
 // "bfloat16/float32/float32/remainder", without the last where there is none: what the command line takes.
 std::string short_name(const StorageTypes& types);
 
-// Texts of all, separated by semicolons.
-std::string supported_storages();
+// Texts of all with that type of parameter, separated by semicolons.
+std::string supported_storages(DataType parameter);
 
 // The plan of one step over the tensors `rows`. `tile_size` is a positive multiple of kChunk; tiles of at most
 // `small_tile` elements stand behind the others of their storage combination.

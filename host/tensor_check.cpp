@@ -85,7 +85,7 @@ StorageTypes types_of(const TensorSpec& spec) {
                                              : "master: ";
     refuse(of_tensor(spec.name) + field + to_text(types) +
            (has_copy(spec) ? ", which is what a float32 parameter with such a copy would be," : "") +
-           " do not go together; supported: " + supported_storages());
+           " do not go together; supported: " + supported_storages(types.parameter));
   }
   return types;
 }

@@ -306,7 +306,8 @@ TEST_F(BadInput, combinations_of_types_that_are_not_in_the_list_are_refused_all_
           const std::string before = refused % 16 == 0 ? snapshot() : std::string();
           expect_refusal([&] { optimizer.add(spec); },
                          {"\"new\"", std::string(name(of_parameter)) + " with " + std::string(name(of_gradient)),
-                          std::string(name(of_state)) + " states", "do not go together", "supported: "});
+                          std::string(name(of_state)) + " states", "do not go together",
+                          "supported: " + std::string(name(of_parameter)) + " with"});
           if (!before.empty()) {
             EXPECT_TRUE(snapshot() == before);
           }
