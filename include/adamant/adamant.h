@@ -267,7 +267,8 @@ adamant_status adamant_group_count(const adamant_optimizer* optimizer, int32_t* 
 /// Adds a tensor. Its state is zero and its step count 0; it takes part from the next step on.
 /// \param optimizer to which
 /// \param tensor name, shape and struct are copied; the arrays stay the caller's
-/// \param id where what names it in other calls goes; may be null. Never used again after the tensor is removed.
+/// \param id where what names it in other calls of this optimizer goes; may be null. Each optimizer counts from 0, and
+///   uses none again after the tensor is removed.
 adamant_status adamant_add(adamant_optimizer* optimizer, const adamant_tensor* tensor, int64_t* id);
 
 /// Removes a tensor and its state.

@@ -20,7 +20,8 @@
 
 namespace adamant {
 
-/// Names a tensor of one Optimizer; never used again after the tensor is removed.
+/// Names a tensor of one Optimizer; never used again after the tensor is removed. Each Optimizer counts from 0: that an
+/// id is another Optimizer's is not noticed where this one has a tensor of that number.
 enum class TensorId : std::int64_t {};
 /// Names a group of one Optimizer. The group that the constructor makes is `GroupId{}`.
 enum class GroupId : std::int32_t {};
@@ -52,9 +53,9 @@ struct TensorSpec {
 /// Updates any number of parameter arrays by one method, in one pass over memory.
 ///
 /// Tensors may have any size from 0, need only be aligned to their element, and may be of mixed types; the supported
-/// combinations are in docs/mixed-precision.md and in the error for any other. A parameter must not overlap any other
-/// buffer given to the same Optimizer; gradients may overlap each other; none of them may overlap the Optimizer's own
-/// states. The caller's buffers must outlive the last step that uses them.
+/// combinations are in docs/mixed-precision.md and, for the type of the parameter, in the error for any other. A
+/// parameter must not overlap any other buffer given to the same Optimizer; gradients may overlap each other; none of
+/// them may overlap the Optimizer's own states. The caller's buffers must outlive the last step that uses them.
 ///
 /// A moved-from Optimizer may only be destroyed or assigned to. An Optimizer is not thread-safe; different Optimizers
 /// may be used concurrently. A call that throws has changed nothing (parameters, states, step counts, options), except
