@@ -232,8 +232,8 @@ class ADAMANT_API Optimizer {
   /// A file without adamant's metadata is taken for the state of a PyTorch optimizer: arrays NAME.exp_avg and so on,
   /// step counts from NAME.step (docs/pytorch.md); a parameter without states is one that has not been stepped.
   /// Options, groups and freezes then stay as they are.
-  /// \throws NotLoaded with a list of all that differs: method, states, options out of range, tensors missing or extra
-  ///   (see LoadOptions), types, shapes, digests
+  /// \throws NotLoaded with a list of what differs: method and states, or where these fit options out of range, tensors
+  ///   missing or extra (see LoadOptions), types, shapes, digests
   void load(const std::filesystem::path& path, const LoadOptions& allowed = {}, Stream stream = nullptr);
 
   /// Bytes that the states of all tensors take, known before they are allocated. Parts begin at multiples of 256.
