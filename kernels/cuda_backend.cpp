@@ -289,7 +289,7 @@ class CudaBackend final : public Backend {
     if (measures_) measure(stream, captured);
     {
       const NvtxRange launch("scalars");
-      const bool begins_early = begins_early_ && !norm_ranges_.empty();  // not the first of a step that takes a norm
+      const bool begins_early = begins_early_ && measures_ && !norm_ranges_.empty();  // not the first of the step
       const cudaError_t error = launch_scalars(rule_, device_tables_, begins_early, stream);
       if (error != cudaSuccess) {
         record_use(stream, captured);  // by the norm

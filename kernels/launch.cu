@@ -204,8 +204,9 @@ cudaError_t load(const void* kernel) {
 OptionBytes option_bytes(int rule, const Method& options) { return kernels_of_rule(rule).option_bytes(options); }
 
 cudaError_t launch_scalars(int rule, const DeviceTables& tables, bool begins_early, cudaStream_t stream) {
+  if (begins_early && tables.measured == nullptr) return cudaErrorInvalidValue;
   return launch(kernels_of_rule(rule).scalars, blocks_for(tables.row_count, kScalarThreads), kScalarThreads,
-                begins_early && tables.measured != nullptr, stream, tables);
+                begins_early, stream, tables);
 }
 
 cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& tables, const UpdateLaunch& how,

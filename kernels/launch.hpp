@@ -75,8 +75,8 @@ OptionBytes option_bytes(int rule, const Method& options);
 
 // The kernels of a step may be told to begin early: dependent_launch.cuh says when. It needs can_begin_early().
 
-// Computes the scalars of the next step of every row. It begins early behind a norm only: where `measured` is null, the
-// update may begin as soon as this has, and so this may not begin before what is ahead of the step has ended.
+// Computes the scalars of the next step of every row. May begin early behind a norm only: where `measured` is null the
+// update may begin as soon as this has, and so not before what is ahead of the step has ended. Refuses anything else.
 cudaError_t launch_scalars(int rule, const DeviceTables& tables, bool begins_early, cudaStream_t stream);
 
 // Tiles [begin, end) of the table: each of the first `whole` is shared out among 2^part_bits blocks, the others take

@@ -201,6 +201,9 @@ void expect_equal_scalars(int rule, int storage) {
                                      .row_count = device_rows.count(),
                                      .tile_count = 0,
                                      .tile_size = 0};
+  kernels::DeviceTables without_norm = tables;
+  without_norm.measured = nullptr;
+  EXPECT_EQ(kernels::launch_scalars(rule, without_norm, true, nullptr), cudaErrorInvalidValue);
   ASSERT_EQ(kernels::launch_scalars(rule, tables, false, nullptr), cudaSuccess);
 
   const std::vector<kernels::RowScalars> actual = scalars.read();
