@@ -78,7 +78,7 @@ else
 fi
 exit "${STUB_TEST:-0}"
 SH
-stub "$folder/path/compute-sanitizer" <<< 'echo "sanitizer $*"; case "$*" in *"${STUB_FINDS:-nothing}"*) exit 9 ;; esac'
+stub "$folder/path/compute-sanitizer" <<< 'echo "========= sanitizer $*"; case "$*" in *"${STUB_FINDS:-nothing}"*) exit 9 ;; esac'
 stub "$folder/path/python3" << 'SH'
 echo "python3 $*"
 while [ $# -gt 1 ]; do
@@ -111,7 +111,9 @@ expect_equal "gpu_check.sh: the tests" "$(tail -n 2 "$folder/gpu/test.log" | tr 
 expect_equal "gpu_check.sh: the parts of the tests" "$(sort -n "$folder/build/tests/parts")" \
   "$(for ((part = 0; part < $(nproc); part++)); do echo "$part of $(nproc) --gtest_brief=1 --gtest_filter=-*Full_*:Full*"; done)"
 for tool in memcheck racecheck initcheck synccheck; do
-  grep -q "sanitizer --tool $tool --error-exitcode" "$folder/gpu/sanitize.log" || fail "gpu_check.sh: no $tool"
+  for words in compare descend; do
+    grep -q "sanitizer --tool $tool --error-exitcode.* $words" "$folder/gpu/sanitize.log" || fail "gpu_check.sh: no $tool of $words"
+  done
 done
 for words in "--count 20011 --steps 7 --storage all --clip-norm 1" "--count 268435456 --steps" "--count 4294967301 --steps 2 --method gradient_descent"; do
   grep -q "adamant compare --device cuda $words" "$folder/gpu/compare.log" || fail "gpu_check.sh: no compare $words"
