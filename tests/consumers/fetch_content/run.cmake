@@ -1,9 +1,8 @@
-# Builds this project, with a shared library, whichever of its parts comes first. Without the kernels, which take minutes:
-# other tests here build them, inside another project and for a shared library.
+# Builds this project, with a shared library, whichever of its parts comes first.
 include("${CMAKE_CURRENT_LIST_DIR}/../steps.cmake")
-set(options "-DFETCHCONTENT_SOURCE_DIR_ADAMANT=${SOURCE}" -DBUILD_SHARED_LIBS=ON)
-configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}_second_first" ${options} ${CUDA_OPTIONS} -DREVERSED=ON)
-configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" ${options} -DADAMANT_CUDA=OFF -DREVERSED=OFF)
+set(options "-DFETCHCONTENT_SOURCE_DIR_ADAMANT=${SOURCE}" -DBUILD_SHARED_LIBS=ON ${CUDA_OPTIONS})
+configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}_second_first" ${options} -DREVERSED=ON)
+configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" ${options} -DREVERSED=OFF)
 if(SANITIZED)
   return()  # with sanitizers it takes minutes to build what add_subdirectory builds, too
 endif()
