@@ -1,7 +1,9 @@
 #include "kernels/launch.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "kernels/apply.hpp"
 #include "kernels/dependent_launch.cuh"
@@ -177,6 +179,8 @@ unsigned blocks_for(std::int64_t work, std::int64_t per_block) {
   return static_cast<unsigned>((work + per_block - 1) / per_block);
 }
 
+constexpr std::int64_t kMostBlocks = std::numeric_limits<std::int32_t>::max();  // of a grid
+
 template <typename... Arguments>
 cudaError_t launch(const void* kernel, unsigned blocks, int threads, bool begins_early, cudaStream_t stream,
                    Arguments... arguments) {
@@ -213,16 +217,17 @@ cudaError_t launch_update(int rule, const TileRange& range, const DeviceTables& 
                           cudaStream_t stream) {
   const std::int64_t packed = range.end - range.begin - range.whole;
   const UpdateKernel update = update_kernel(rule, range.storage);
+  const unsigned packed_blocks = blocks_for(packed, how.threads / kPackedThreads);
   // Splits a tile into a power of two of parts, as many as leave each part a whole number of vectors and at least
-  // kPasses passes for each thread.
+  // kPasses passes for each thread, and as a grid has blocks for.
   const std::int64_t of_a_block = std::int64_t{kPasses} * how.threads * update.vector;
   int part_bits = 0;
   while ((tables.tile_size >> (part_bits + 1)) >= of_a_block &&
-         tables.tile_size % (std::int64_t{kAccessBytes} << (part_bits + 1)) == 0) {
+         tables.tile_size % (std::int64_t{update.vector} << (part_bits + 1)) == 0 &&
+         (range.whole << (part_bits + 1)) + packed_blocks <= kMostBlocks) {
     ++part_bits;
   }
-  const unsigned blocks =
-      static_cast<unsigned>(range.whole << part_bits) + blocks_for(packed, how.threads / kPackedThreads);
+  const unsigned blocks = static_cast<unsigned>(range.whole << part_bits) + packed_blocks;
   return launch(update.kernel, blocks, how.threads, how.begins_early, stream,
                 UpdateArguments{tables, range.begin, range.whole, range.end, part_bits, how.is_last ? 1 : 0});
 }

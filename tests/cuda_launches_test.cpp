@@ -90,7 +90,7 @@ std::vector<Launch> launches_of_a_step(Optimizer& optimizer) {
 // An optimizer of tensors on the device and their memory.
 class Tensors {
  public:
-  explicit Tensors(const Method& method) : optimizer(method, Device::cuda(0)) {}
+  explicit Tensors(const Method& method, const Tuning& tuning = {}) : optimizer(method, Device::cuda(0), tuning) {}
 
   // One array serves the parameters of all tensors of a call, one their gradients.
   template <typename Parameter, typename Gradient = Parameter>
@@ -178,6 +178,14 @@ TEST_F(CudaLaunches, of_one_tensor_have_a_block_for_every_2048_elements_of_a_til
     EXPECT_EQ(launches[1].blocks, blocks) << count << " elements";
     EXPECT_EQ(launches[1].threads, 256U);
   }
+}
+
+TEST_F(CudaLaunches, have_no_more_blocks_than_a_grid_may_have) {
+  Tensors tensors(GradientDescent{}, {.tile = 1 << 30});
+  tensors.add<float>(5000, 600);  // in as many tiles, each of 2^19 times what a block takes
+  const std::vector<Launch> launches = launches_of_a_step(tensors.optimizer);
+  ASSERT_EQ(launches.size(), 2U);
+  EXPECT_EQ(launches[1].blocks, 5000U << 18);
 }
 
 TEST_F(CudaLaunches, of_larger_elements_have_more_blocks_and_of_smaller_ones_fewer) {

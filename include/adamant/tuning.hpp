@@ -1,5 +1,5 @@
 /// \file
-/// How the CPU backend runs. Nothing in this file can change a result.
+/// How a step is cut up and run. Nothing in this file can change a result.
 #pragma once
 
 #include <cstdint>
@@ -29,13 +29,13 @@ inline constexpr std::int64_t kChunk = 4096;
 
 /// Choices that change speed and never bits.
 struct Tuning {
-  /// Threads of a step, at most 4096; 0 takes as many as OpenMP would. OpenMP runtimes end the process
+  /// Threads of a step on the CPU, at most 4096; 0 takes as many as OpenMP would. OpenMP runtimes end the process
   /// where the system refuses them a thread, so ask for no more than it allows.
   int threads = 0;
-  /// Elements per tile, a positive multiple of kChunk up to 2^30; 0 chooses. On the CPU 64 Ki elements keep a page walk
-  /// per stream rare and still give 2^26 parameters a thousand tiles to share out.
+  /// Elements per tile, a positive multiple of kChunk up to 2^30; 0 chooses: on the CPU 64 Ki elements, which keep a
+  /// page walk per stream rare and still give 2^26 parameters a thousand tiles to share out, on a CUDA device kChunk.
   std::int64_t tile = 0;
-  /// Instruction set; empty takes the best of simd_levels().
+  /// Instruction set of the CPU; empty takes the best of simd_levels().
   std::optional<SimdLevel> simd = {};
 };
 
