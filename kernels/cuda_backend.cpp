@@ -311,9 +311,8 @@ class CudaBackend final : public Backend {
     if (bytes == 0) return;
     const OnDevice on(index_);
     check_nothing_left_behind("zeroing");
-    const bool captured = is_capturing(stream);
+    // Not recorded as a use: gradients are not the backend's memory, and after states a load() sets step counts.
     ADAMANT_CUDA(cudaMemsetAsync(data, 0, static_cast<std::size_t>(bytes), stream), "zeroing");
-    record_use(stream, captured);
   }
 
   std::span<const std::byte> read(const void* data, std::int64_t bytes, std::vector<std::byte>& staging,
