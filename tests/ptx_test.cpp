@@ -631,6 +631,50 @@ TEST_P(Ptx, reads_gradients_for_the_norm_16_bytes_at_a_time) {
   }
 }
 
+// Blocks hand each other the values of the norm's tree: the writer's fence stands before it says that it has arrived,
+// the reader's before it reads, and it reads past its first-level cache. On most GPUs a test would hardly ever see it
+// if not.
+TEST_P(Ptx, hands_on_the_sums_of_the_norm_behind_fences) {
+  for (const Norm& norm : norms()) {
+    const Kernel* const kernel = find(norm.name);
+    if (kernel == nullptr) continue;
+    const auto all = [&](const auto& is) {
+      std::vector<std::size_t> found;
+      for (std::size_t i = 0; i < kernel->code.size(); ++i) {
+        if (is(kernel->code[i])) found.push_back(i);
+      }
+      return found;
+    };
+    const std::vector<std::size_t> arrivals =
+        all([](const Instruction& instruction) { return instruction.operation() == "atom" && instruction.has("add"); });
+    const std::vector<std::size_t> fences = all([](const Instruction& instruction) {
+      return instruction.operation() == "membar" || instruction.operation() == "fence";
+    });
+    ASSERT_EQ(arrivals.size(), 1U) << kernel->name;
+    ASSERT_EQ(fences.size(), 2U) << kernel->name;
+    const Flow flow(*kernel);
+    const std::vector<bool> before = flow.before(arrivals, fences[0]);  // around the first fence
+    const std::vector<bool> after = flow.after(arrivals, fences[1]);    // around the second
+    const std::vector<bool> later = flow.after(arrivals[0]);
+    int written = 0;
+    int read = 0;
+    for (std::size_t i = 0; i < kernel->code.size(); ++i) {
+      const Instruction& instruction = kernel->code[i];
+      if (!instruction.has("f64")) continue;
+      if (is_global(instruction, "st") && flow.after(i)[arrivals[0]]) {
+        ++written;
+        EXPECT_FALSE(before[i]) << kernel->name << ": " << instruction.where << ": " << instruction.text;
+      } else if (is_global(instruction, "ld") && later[i]) {
+        ++read;
+        EXPECT_FALSE(after[i]) << kernel->name << ": " << instruction.where << ": " << instruction.text;
+        EXPECT_TRUE(instruction.has("cg")) << kernel->name << ": " << instruction.where << ": " << instruction.text;
+      }
+    }
+    EXPECT_EQ(written, 1) << kernel->name;
+    EXPECT_GT(read, 0) << kernel->name;
+  }
+}
+
 TEST_P(Ptx, issues_every_load_of_a_pass_before_it_uses_a_loaded_value) {
   for_each_update([](const Kernel& kernel, const Update&) {
     const Flow flow(kernel);
