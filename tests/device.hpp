@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
-#include <exception>
 #include <string>
 #include <string_view>
 
@@ -22,7 +21,7 @@ inline const std::string& why_no_device() {
     try {
       const Optimizer probe(GradientDescent{}, cuda_device());
       return std::string();
-    } catch (const std::exception& error) {
+    } catch (const Unavailable& error) {
       return std::string(error.what());
     }
   }();
