@@ -215,16 +215,17 @@ class CpuBackend final : public kernels::Backend {
   }
 
   kernels::Measured measure() {
-    all_finite_ = true;
-    for (const kernels::NormRange& range : plan_.norm.ranges) add_up_leaves(range);
+    bool all_finite = true;
+    for (const kernels::NormRange& range : plan_.norm.ranges) all_finite = add_up_leaves(range) && all_finite;
     for (const kernels::NormNode& node : plan_.norm.nodes) {
       values_[static_cast<std::size_t>(node.value)] =
           updates_.sum(values_.data() + static_cast<std::size_t>(node.begin), node.count);
     }
-    return {values_[static_cast<std::size_t>(plan_.norm.nodes.back().value)], all_finite_ ? 0 : 1};
+    return {values_[static_cast<std::size_t>(plan_.norm.nodes.back().value)], all_finite ? 0 : 1};
   }
 
-  [[gnu::noinline]] void add_up_leaves(const kernels::NormRange& range) {
+  // Whether all of them are finite.
+  [[gnu::noinline]] bool add_up_leaves(const kernels::NormRange& range) {
     bool all_finite = true;
 #pragma omp parallel num_threads(threads_) reduction(&& : all_finite) if (elements_ >= kWorthThreads)
     {
@@ -239,7 +240,7 @@ class CpuBackend final : public kernels::Backend {
         all_finite = all_finite && of_chunk.all_finite;
       }
     }
-    all_finite_ = all_finite_ && all_finite;
+    return all_finite;
   }
 
   static std::byte* gradient_at(const kernels::TensorRow& row, std::int64_t first) {
@@ -288,7 +289,6 @@ class CpuBackend final : public kernels::Backend {
   StepReport report_ = kernels::first_report();
   kernels::Decision decision_{};  // of the step that runs
   std::vector<double> values_;    // of the norm's tree
-  bool all_finite_ = true;
 };
 
 }  // namespace

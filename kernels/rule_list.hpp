@@ -2,6 +2,9 @@
 // is its place in this list; nothing here names a method.
 #pragma once
 
+#include <cstddef>
+#include <iterator>
+#include <type_traits>
 #include <variant>
 
 #include "adamant/rules.hpp"
@@ -32,7 +35,8 @@ struct RulesOf<std::variant<Methods...>> {
 
 template <typename... Types>
 constexpr bool all_keep_the_contract(TypeList<Types...>) {
-  return (RuleLike<Types> && ...) && ((Types::kSlots <= kMaxSlots) && ...);
+  return (RuleLike<Types> && ...) && ((Types::kSlots <= kMaxSlots) && ...) &&
+         ((std::size(Types::kStateNames) >= static_cast<std::size_t>(Types::kSlots)) && ...);
 }
 
 }  // namespace detail
