@@ -200,10 +200,13 @@ struct Optimizer::Impl {
     }
   }
 
-  // The next prepare() applies the change. A graph that was captured before keeps the plan it was captured with.
-  void change_plan(Stream stream, const char* what) {
+  // A change that the next prepare() applies. A graph that was captured before keeps the plan it was captured with; so
+  // what changes nothing leaves the plan in force.
+  template <typename T>
+  void change_plan(T& field, const T& value, Stream stream, const char* what) {
     backend->check_not_capturing(stream, what);
-    prepared = false;
+    prepared = prepared && field == value;
+    field = value;
   }
 
   void prepare_in(Stream stream, const char* what) {
@@ -509,15 +512,11 @@ std::vector<TensorId> Optimizer::tensors() const {
 const TensorSpec& Optimizer::tensor(TensorId tensor) const { return impl_->record(tensor).spec; }
 
 void Optimizer::freeze(TensorId tensor, Stream stream) {
-  Record& record = impl_->record(tensor);
-  impl_->change_plan(stream, "freeze");
-  record.frozen = true;
+  impl_->change_plan(impl_->record(tensor).frozen, true, stream, "freeze");
 }
 
 void Optimizer::thaw(TensorId tensor, Stream stream) {
-  Record& record = impl_->record(tensor);
-  impl_->change_plan(stream, "thaw");
-  record.frozen = false;
+  impl_->change_plan(impl_->record(tensor).frozen, false, stream, "thaw");
 }
 
 bool Optimizer::frozen(TensorId tensor) const { return impl_->record(tensor).frozen; }
@@ -525,8 +524,7 @@ bool Optimizer::frozen(TensorId tensor) const { return impl_->record(tensor).fro
 void Optimizer::set_group(TensorId tensor, GroupId group, Stream stream) {
   Record& record = impl_->record(tensor);
   impl_->check_group(group, of_tensor(record.spec.name) + "group: ");
-  impl_->change_plan(stream, "set_group");
-  record.spec.group = group;
+  impl_->change_plan(record.spec.group, group, stream, "set_group");
 }
 
 void Optimizer::set_gradient(TensorId tensor, ConstArray gradient, Stream stream) {
@@ -577,15 +575,16 @@ void Optimizer::set_control(const StepControl& control, Stream stream) {
     self.backend->check_not_capturing(stream, measures ? "set_control: the norm of gradients is to be taken"
                                                        : "set_control: the norm of gradients is no longer to be taken");
   }
-  const bool begins_loss_scale = control.loss_scale && !self.control.loss_scale;
-  if (begins_loss_scale) {
-    // Every replay would begin it anew.
-    self.backend->check_not_capturing(stream, "set_control: a loss scale is to begin");
+  const bool changes_report = control.loss_scale.has_value() != self.control.loss_scale.has_value();
+  if (changes_report) {
+    // Every replay would begin the report anew.
+    self.backend->check_not_capturing(
+        stream, control.loss_scale ? "set_control: a loss scale is to begin" : "set_control: a loss scale is to end");
   }
   self.backend->set_control(there, stream);
-  if (begins_loss_scale) {
+  if (changes_report) {
     try {
-      self.backend->set_report(host::first_report(*control.loss_scale), stream);
+      self.backend->set_report(host::first_report(control), stream);
     } catch (...) {
       ignoring_errors([&] { self.backend->set_control(host::to_kernel_control(self.control), stream); });
       throw;

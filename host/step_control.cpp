@@ -75,9 +75,9 @@ void check_control(const StepControl& control) {
   }
 }
 
-StepReport first_report(const LossScale& scale) {
+StepReport first_report(const StepControl& control) {
   StepReport report = kernels::first_report();
-  report.loss_scale = static_cast<float>(scale.initial);
+  if (control.loss_scale) report.loss_scale = static_cast<float>(control.loss_scale->initial);
   return report;
 }
 

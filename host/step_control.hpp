@@ -16,7 +16,7 @@ namespace adamant::host {
 
 [[gnu::noinline]] kernels::Control to_kernel_control(const StepControl& control);
 
-// The report with which a loss scale begins.
-[[gnu::noinline]] StepReport first_report(const LossScale& scale);
+// The report as it is when a loss scale has begun, or ended.
+[[gnu::noinline]] StepReport first_report(const StepControl& control);
 
 }  // namespace adamant::host

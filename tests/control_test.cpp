@@ -554,7 +554,7 @@ TEST(LossScales, are_saved_and_go_on_after_a_load) {
   EXPECT_TRUE(first.everything() == second.everything());
 }
 
-TEST(LossScales, stay_as_they_are_when_other_values_are_set_and_begin_anew_when_turned_on) {
+TEST(LossScales, stay_as_they_are_when_other_values_are_set_end_when_turned_off_and_then_begin_anew) {
   ControlModel model(Adam{}, Device::cpu(), mixed(kFewCounts));
   model.optimizer.set_control({.loss_scale = LossScale{.initial = 512}});
   model.spoil(0, 0, kNan);
@@ -562,6 +562,8 @@ TEST(LossScales, stay_as_they_are_when_other_values_are_set_and_begin_anew_when_
   model.optimizer.set_control({.clip_norm = 1.0, .loss_scale = LossScale{.initial = 4}});
   EXPECT_EQ(*model.optimizer.loss_scale(), 256.0F);
   model.optimizer.set_control({});
+  EXPECT_EQ(*model.optimizer.loss_scale(), 1.0F) << "what the next step divides by";
+  EXPECT_EQ(model.optimizer.report().skipped_steps, 0);
   model.set_gradients(1);
   model.optimizer.step();
   EXPECT_EQ(*model.optimizer.loss_scale(), 1.0F);

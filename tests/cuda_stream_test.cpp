@@ -142,6 +142,9 @@ TEST_F(CudaStreams, replay_with_the_gradients_that_prepare_brought_to_the_device
   const Graph graph = stream.end_capture();
   // More often than there is staging memory for.
   for (int i = 0; i < 3 * kernels::kStagedRefreshes; ++i) {
+    // What changes nothing: another plan would take the gradients in place of the graph's.
+    on_device.optimizer.thaw(TensorId{0}, stream);
+    on_device.optimizer.set_group(TensorId{0}, GroupId{}, stream);
     for (Model* model : {&on_cpu, &on_device}) {
       for (std::size_t tensor = 0; tensor < std::size(kCounts); ++tensor) {
         if (i % 2 == 0 || tensor % 2 == 1) {
@@ -434,7 +437,7 @@ TEST_F(CudaStreams, that_are_captured_turn_no_norm_on_or_off) {
 }
 
 // Every replay would set it to its initial value.
-TEST_F(CudaStreams, that_are_captured_begin_no_loss_scale) {
+TEST_F(CudaStreams, that_are_captured_begin_and_end_no_loss_scale) {
   Model model(Adam{}, cuda_device());
   const OwnStream stream;
   const StepControl with_norm{.clip_norm = 1.0};  // which a loss scale needs too
@@ -449,7 +452,10 @@ TEST_F(CudaStreams, that_are_captured_begin_no_loss_scale) {
   model.optimizer.set_control({.clip_norm = 1.0, .loss_scale = LossScale{}}, stream);
   stream.begin_capture();
   model.optimizer.set_control({.clip_norm = 2.0, .loss_scale = LossScale{}}, stream);  // it goes on as it is
+  EXPECT_THROW(model.optimizer.set_control(with_norm, stream), std::invalid_argument);
+  EXPECT_TRUE(stream.is_capturing());
   stream.end_capture();
+  EXPECT_TRUE(model.optimizer.control().loss_scale);
 }
 
 // The order of the legacy stream, in which state() prepares, is not to be had while a stream that it waits for is

@@ -173,7 +173,7 @@ typedef struct adamant_step_control {
 typedef struct adamant_step_report {
   size_t struct_size;     ///< `sizeof(adamant_step_report)`, set by the caller
   double gradient_norm;   ///< of the last step, divided by the scale, before clipping; NaN where it was not taken
-  int64_t skipped_steps;  ///< since the optimizer was made or a loss scale turned on
+  int64_t skipped_steps;  ///< since the optimizer was made or a loss scale turned on or off
   float loss_scale;       ///< for the next step; 1 without a loss scale
   int32_t good_steps;     ///< since the loss scale changed
   int32_t skipped;        ///< whether the last step was: 0 or 1
@@ -405,8 +405,7 @@ adamant_status adamant_set_learning_rate(adamant_optimizer* optimizer, int32_t g
 /// Sets what every step does to gradients before a method sees them.
 /// \param optimizer of which
 /// \param control what; the scalars it points to are read by every step from now on
-/// \param stream in whose order; refused while it is being captured where the norm is turned on or off or a loss scale
-///   begins
+/// \param stream in whose order; refused while it is being captured where the norm or a loss scale is turned on or off
 adamant_status adamant_set_control(adamant_optimizer* optimizer, const adamant_step_control* control, void* stream);
 
 /// What adamant_set_control() was given last, with the seed of the last adamant_load().

@@ -126,8 +126,9 @@ class ADAMANT_API Optimizer {
   /// On a CUDA device the new address is uploaded by the next step() or prepare(), in the order of that call's stream,
   /// together with those of all other tensors: call prepare(stream) before replaying a graph. A graph captured before
   /// a change of the tensors, of their groups or of which are frozen, or before the norm was turned on, keeps its old
-  /// addresses. At most four such uploads are in flight; a call that makes a fifth waits for the first.
-  /// \throws std::invalid_argument when `stream` is being captured
+  /// addresses; so it does after a load() that changed groups, freezes or the tensors' identities. At most four such
+  /// uploads are in flight; a call that makes a fifth waits for the first. \throws std::invalid_argument when `stream`
+  /// is being captured
   void set_gradient(TensorId tensor, ConstArray gradient, Stream stream = nullptr);
 
   /// The options of a group, valid until the next add_group() or load().
@@ -150,10 +151,10 @@ class ADAMANT_API Optimizer {
 
   /// Sets what every step does to gradients: scaling, clipping, and the handling of non-finite ones. Turning on
   /// something that needs the norm rebuilds the plan, as adding a tensor does; turning on a loss scale sets it to its
-  /// initial value and resets the report. A graph captured earlier keeps its kernels: it uses new values, but does not
-  /// start taking a norm.
+  /// initial value, turning it off to 1, and both reset the report. A graph captured earlier keeps its kernels: it uses
+  /// new values, but does not start taking a norm.
   /// \throws std::invalid_argument naming what is out of range, a pointer that the device cannot use, and, while
-  ///   `stream` is being captured, what turns the norm on or off or begins a loss scale
+  ///   `stream` is being captured, what turns the norm or a loss scale on or off
   void set_control(const StepControl& control, Stream stream = nullptr);
   /// What set_control() was given last, with the seed of the last load().
   const StepControl& control() const;
@@ -171,6 +172,7 @@ class ADAMANT_API Optimizer {
   /// tensors, groups or freezes have changed; call it to allocate at a known time, and before a capture, in which a
   /// step that would have to prepare is refused. Uploads new gradient addresses in the order of `stream`. What it
   /// allocates is ready for every stream when it returns; if it makes masters, it waits for earlier work in `stream`.
+  /// Where memory has gone back since (remove(), another plan), it may wait for steps that were enqueued before that.
   /// \throws std::bad_alloc (OutOfMemory, OutOfDeviceMemory), with everything left as it was
   void prepare(Stream stream = nullptr);
 
@@ -236,7 +238,8 @@ class ADAMANT_API Optimizer {
   ///   missing or extra (see LoadOptions), types, shapes, digests
   void load(const std::filesystem::path& path, const LoadOptions& allowed = {}, Stream stream = nullptr);
 
-  /// Bytes that the states of all tensors take, known before they are allocated. Parts begin at multiples of 256.
+  /// Bytes that the states, masters and remainders of all tensors take, known before they are allocated. Parts begin at
+  /// multiples of 256.
   std::int64_t state_bytes() const;
 
   /// Where the tensors live and the steps run.

@@ -38,7 +38,8 @@ struct StepControl {
   /// also where all tensors are float64
   double gradient_scale = 1.0;
   /// The same as a float32 in device memory that is read by every step, as GradScaler has it; then gradient_scale is 1.
-  /// A value there that is not positive and finite makes the step one with a gradient that is not finite.
+  /// A value there that is not positive and finite, or whose inverse is not finite as a float32, makes the step one
+  /// with a gradient that is not finite.
   const float* gradient_scale_pointer = nullptr;
   /// A float32 in device memory that somebody else has set to other than zero where a gradient is not finite, as
   /// GradScaler's found_inf. Only with `skip` or a `loss_scale`. When there is none, these look at every gradient; when
@@ -64,7 +65,7 @@ struct StepControl {
 struct StepReport {
   /// The 2-norm of all gradients of the last step, divided by their scale, before clipping; NaN where it was not taken.
   double gradient_norm;
-  std::int64_t skipped_steps;  ///< since the Optimizer was made or a loss scale turned on
+  std::int64_t skipped_steps;  ///< since the Optimizer was made or a loss scale turned on or off
   float loss_scale;            ///< for the next step; 1 without a LossScale
   std::int32_t good_steps;     ///< since the loss scale changed
   std::int32_t skipped;        ///< whether the last step was: 0 or 1
