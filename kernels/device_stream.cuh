@@ -75,7 +75,7 @@ template <typename T>
 struct DeviceStream {
   T* data;
 
-  // Whether elements from `first` on, a multiple of a vector, may be accessed kAccessBytes at a time.
+  // Whether vectors may be accessed kAccessBytes at a time, those that begin at a multiple of their size.
   __device__ __forceinline__ bool is_wide() const { return reinterpret_cast<std::uintptr_t>(data) % kAccessBytes == 0; }
 
   // Addresses that come out of a table could be of any memory space for all the compiler knows.

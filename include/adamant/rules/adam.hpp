@@ -7,7 +7,8 @@
 ///     amsgrad: the largest s so far stands in the root     with weight decay: g <- g + lambda x first
 ///
 /// Source: Kingma and Ba 2015, algorithm 1; Reddi et al. 2018 (AMSGrad); options as torch.optim.Adam.
-/// No deviation. The bias corrections are folded into two scalars, which is the same function with less rounding:
+/// No deviation where the parameter is finite. The bias corrections are folded into two scalars, which is the same
+/// function with less rounding:
 /// eta sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(s) + epsilon sqrt(1 - beta2^t)).
 #pragma once
 

@@ -3,7 +3,7 @@
 ///
 ///     x <- x - eta g                  with weight decay: g <- g + lambda x first
 ///
-/// Source: Cauchy 1847; options as torch.optim.SGD without momentum. No deviation.
+/// Source: Cauchy 1847; options as torch.optim.SGD without momentum. No deviation where the parameter is finite.
 #pragma once
 
 #include "adamant/rule.hpp"
