@@ -26,6 +26,7 @@
 #include "tests/methods.hpp"
 #include "tests/refusal.hpp"
 #include "tests/seal.hpp"
+#include "tests/single_tensor.hpp"
 
 namespace adamant::test {
 namespace {
@@ -250,6 +251,19 @@ TEST_F(Checkpoint, is_plain_safetensors_with_states_under_the_names_of_pytorch_a
     EXPECT_EQ(value("adamant.xxh3." + entry.name), xxh3_text(entry.data)) << entry.name;
   }
   EXPECT_EQ(metadata.size(), 7 + 2 * options(Adam{}).size() + 4 * 5 + 15 + 1);
+}
+
+// Arrays are read in pieces: two whole ones here and a part of one, of which no two are alike.
+TEST(CheckpointOfLargeArrays, has_every_piece_of_them) {
+  constexpr std::int64_t kCount = 600'001;
+  const Folder folder;
+  SingleTensor<float> tensor(Momentum{}, spread_values<float>(kCount, 1, -4, 1));
+  tensor.step(spread_values<float>(kCount, 2, -4, 1));
+  tensor.optimizer.save(folder / "run");
+  const auto file = safetensors::File::open(folder / "run");
+  std::vector<float> saved = file.read<float>("x");
+  for (const float value : file.read<float>("x.momentum_buffer")) saved.push_back(value);
+  EXPECT_TRUE(same_bits(saved, tensor.everything()));
 }
 
 TEST_F(Checkpoint, of_the_same_run_is_the_same_bytes) {
