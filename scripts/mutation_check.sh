@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 source=$PWD
 device=
 list=scripts/mutations.txt
-programs="adamant_tests adamant_digest_test adamant_replacement_test adamant_storage_test"
+programs="adamant_tests adamant_digest_test adamant_isolation_tests adamant_replacement_test adamant_storage_test"
 if [ "${1:-}" = --device ]; then
   shift
   [ -n "${ADAMANT_EMULATOR:-}" ] || { echo "mutation check: --device needs ADAMANT_EMULATOR" >&2; exit 2; }
@@ -86,6 +86,8 @@ red_tests() {
   [ -n "$red" ] || red=$(red_in adamant_replacement_test '*')
   [ -n "$red" ] || red=$(red_in adamant_tests "-*Full*:SimdLevels*:$slow")  # SimdLevels: this build has one
   [ -n "$red" ] || red=$(red_in adamant_storage_test "-*Full*:$slow")
+  # Not those that read sources and objects.
+  [ -n "$red" ] || red=$(red_in adamant_isolation_tests '*HostEnvironment*:Decay*:StepCount*:StepScalars*')
   [ -z "$red" ] || printf '%s\n' "$red"
 }
 slow_red_tests() {
