@@ -245,7 +245,7 @@ class Search {
         if (exact.cancels && names[slot] == "momentum_buffer") continue;
         const auto error = static_cast<double>(std::fabs(states[slot][i] - exact.state[slot]));
         const double unit = kRounding<Real> * static_cast<double>(exact.state_magnitude[slot]);
-        const double ratio = error == 0 ? 0 : error / unit;
+        const double ratio = error == 0 ? 0 : infinite_if_nan(error / unit);
         if (ratio > worst_.state[names[slot]]) {
           worst_.state[names[slot]] = ratio;
           worst_.state_at[names[slot]] = describe(setting, points[i]);
@@ -257,7 +257,7 @@ class Search {
       const auto error = static_cast<double>(std::fabs(x - exact.parameter));
       const double excess = error - 0.5 * std::max(ulp<Real>(static_cast<double>(exact.parameter)), ulp<Real>(x));
       const double unit = kRounding<Real> * static_cast<double>(exact.update_magnitude);
-      const double ratio = excess <= 0 ? 0 : excess / unit;
+      const double ratio = excess <= 0 ? 0 : infinite_if_nan(excess / unit);
       if (ratio > worst_.update) {
         worst_.update = ratio;
         worst_.update_at = describe(setting, points[i]);

@@ -137,6 +137,9 @@ class Fenced {
   Real* first_;
 };
 
+// An error as the largest of many is looked for: a NaN would be larger than none.
+inline double infinite_if_nan(double error) { return error == error ? error : HUGE_VAL; }
+
 // Whether two arrays hold the same bits, and where not.
 template <typename Real>
 testing::AssertionResult same_bits(std::span<const Real> left, std::span<const Real> right) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "adamant/adamant.hpp"
+#include "tests/inputs.hpp"
 
 namespace adamant::test {
 namespace {
@@ -55,7 +56,7 @@ ExactPower exact_power(double beta, std::int64_t t) {
 
 double relative_error(double value, Exact exact) {
   if (exact == 0.0L) return value == 0.0 ? 0.0 : std::numeric_limits<double>::infinity();
-  return static_cast<double>(fabsl((static_cast<Exact>(value) - exact) / exact));
+  return infinite_if_nan(static_cast<double>(fabsl((static_cast<Exact>(value) - exact) / exact)));
 }
 
 TEST(DecayPower, has_a_complement_within_four_roundings_of_one_minus_beta_to_the_t) {
