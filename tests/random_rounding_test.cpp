@@ -165,13 +165,7 @@ TEST(Trap16StochasticRounding, leaves_what_is_a_bfloat16_as_it_is) {
 
 // --- In the update
 
-// Momentum whose steps leave numbers between two bfloat16 that are known exactly: v <- 2^-8 v + g = 1 + 2^-8 and
-// x <- x - 2^-9 v = 1 - 2^-9 - 2^-17, from x = v = g = 1, half way or nearly so.
-constexpr float kStateBetween = 1 + 0x1p-8F;
-constexpr float kParameterBetween = 1 - 0x1p-9F - 0x1p-17F;
-Momentum between() { return {.learning_rate = 0x1p-9, .momentum = 0x1p-8}; }
-
-// Runs whose every step begins at those ones.
+// Runs of between(), whose every step begins at its ones.
 class BetweenNumbers {
  public:
   BetweenNumbers(std::uint64_t seed, const std::vector<std::string>& names, std::int64_t count, Tuning tuning = {})
@@ -237,6 +231,19 @@ TEST(RandomRounding, in_the_update_takes_the_bits_of_its_seed_step_tensor_array_
         }
       }
     }
+  }
+}
+
+TEST(Trap01Indexing, random_bits_are_those_of_the_element_across_2_to_the_31_and_2_to_the_32) {
+  for (const host::UpdateTable& loops : host::update_tables()) {
+    const FarOut<NarrowStates> far;
+    far.step(5, loops, [&](std::int64_t i) {
+      const auto element = static_cast<std::uint64_t>(i);
+      ASSERT_EQ(far.parameter.data()[i].bits,
+                rounded_as_documented(kParameterBetween, random_bits_at({5, 2, 0, 0, element})).bits);
+      ASSERT_EQ(far.state.data()[i].bits,
+                rounded_as_documented(kStateBetween, random_bits_at({5, 2, 0, 1, element})).bits);
+    });
   }
 }
 

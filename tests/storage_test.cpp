@@ -2,7 +2,6 @@
 // against the float32 run, one step of every combination against the textbook, and the traps that other libraries fell
 // into. That a device gives the same bits is said by the tests of devices; random rounding has a file of its own.
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <bit>
@@ -457,26 +456,6 @@ TEST_P(EveryStorage, has_the_same_bits_whether_or_not_the_loops_ask_memory_ahead
   });
 }
 
-// Address space, of which the pages that are touched become memory.
-class Reserved {
- public:
-  explicit Reserved(std::int64_t floats) : bytes_(static_cast<std::size_t>(floats) * sizeof(float)) {
-    void* const memory =
-        ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    data_ = memory == MAP_FAILED ? nullptr : static_cast<float*>(memory);
-  }
-  ~Reserved() {
-    if (data_ != nullptr) ::munmap(data_, bytes_);
-  }
-  Reserved(const Reserved&) = delete;
-  Reserved& operator=(const Reserved&) = delete;
-  float* data() const { return data_; }
-
- private:
-  std::size_t bytes_;
-  float* data_ = nullptr;
-};
-
 TEST(Trap01Indexing, loops_of_every_simd_level_find_elements_across_2_to_the_31_and_2_to_the_32) {
   constexpr std::int64_t kCount = 4096;
   constexpr std::int64_t kMost = (std::int64_t{1} << 32) + kCount;
@@ -487,16 +466,17 @@ TEST(Trap01Indexing, loops_of_every_simd_level_find_elements_across_2_to_the_31_
   const kernels::Decision decision{.gradient_factor = 1.0, .clip_value = 10.0, .skip = false};
   const std::vector<float> values = spread_values<float>(kCount, 1, -4, 1);
   for (const host::UpdateTable& table : host::update_tables()) {
-    const Reserved arrays[4] = {Reserved(kMost), Reserved(kMost), Reserved(kMost), Reserved(kMost)};
+    const Reserved<float> arrays[4] = {Reserved<float>(kMost), Reserved<float>(kMost), Reserved<float>(kMost),
+                                       Reserved<float>(kMost)};
     kernels::TensorRow row{};
     row.parameter = arrays[0].data();
     row.gradient = arrays[1].data();
     row.state[0] = arrays[2].data();
     row.state[1] = arrays[3].data();
     row.count = kMost;
-    for (const Reserved& array : arrays) ASSERT_NE(array.data(), nullptr);
+    for (const Reserved<float>& array : arrays) ASSERT_NE(array.data(), nullptr);
     const auto after = [&](std::int64_t first) {
-      for (const Reserved& array : arrays) std::copy(values.begin(), values.end(), array.data() + first);
+      for (const Reserved<float>& array : arrays) std::copy(values.begin(), values.end(), array.data() + first);
       for (std::int64_t i = first; i < first + kCount; ++i) arrays[3].data()[i] = std::abs(arrays[3].data()[i]);
       const auto loop = static_cast<std::size_t>(rule) * kernels::Storages::kSize + static_cast<std::size_t>(storage);
       table.functions[loop](row, first, kCount,
@@ -506,7 +486,7 @@ TEST(Trap01Indexing, loops_of_every_simd_level_find_elements_across_2_to_the_31_
                              .random = {{{1, 2}}, 3, 4},
                              .prefetches = table.prefetches});
       std::vector<std::vector<float>> all;
-      for (const Reserved& array : arrays) all.emplace_back(array.data() + first, array.data() + first + kCount);
+      for (const Reserved<float>& array : arrays) all.emplace_back(array.data() + first, array.data() + first + kCount);
       return all;
     };
     const auto at_the_beginning = after(0);
@@ -516,6 +496,17 @@ TEST(Trap01Indexing, loops_of_every_simd_level_find_elements_across_2_to_the_31_
       EXPECT_EQ(after((std::int64_t{1} << power) - kCount / 2), at_the_beginning)
           << name(table.level) << ", 2^" << power;
     }
+  }
+}
+
+TEST(Trap01Indexing,
+     remainders_norms_and_zeroed_gradients_are_those_of_the_element_across_2_to_the_31_and_2_to_the_32) {
+  for (const host::UpdateTable& loops : host::update_tables()) {
+    const FarOut<Storage<bfloat16, bfloat16, float, float, RemainderMaster>> far;
+    far.step(0, loops, [&](std::int64_t i) {
+      ASSERT_EQ(joined(far.parameter.data()[i], far.kept.data()[i]), kParameterBetween) << i;
+      ASSERT_EQ(far.state.data()[i], kStateBetween) << i;
+    });
   }
 }
 

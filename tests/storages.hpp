@@ -1,14 +1,17 @@
 // Storage combinations for tests: which of them to run, numbers of any type, what 16 bits mean (an oracle that shares
-// nothing with kernels/narrow.hpp), and one tensor of a combination with its optimizer.
+// nothing with kernels/narrow.hpp), one tensor of a combination with its optimizer, and one with more than 2^32
+// elements.
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <ostream>
 #include <span>
@@ -18,7 +21,9 @@
 #include <vector>
 
 #include "adamant/adamant.hpp"
+#include "host/cpu_backend.hpp"
 #include "host/device_memory.hpp"
+#include "host/method.hpp"
 #include "host/plan.hpp"
 #include "host/safetensors.hpp"
 #include "kernels/storage.hpp"
@@ -366,6 +371,99 @@ class StoredTensor {
   Fenced<Parameter> parameter;
   Fenced<Gradient> gradient;
   TensorId id{};
+};
+
+// --- Elements far out, on the CPU
+
+// Momentum whose steps leave numbers between two bfloat16 that are known exactly: v <- 2^-8 v + g = 1 + 2^-8 and
+// x <- x - 2^-9 v = 1 - 2^-9 - 2^-17, from x = v = g = 1, half way or nearly so.
+inline constexpr float kStateBetween = 1 + 0x1p-8F;
+inline constexpr float kParameterBetween = 1 - 0x1p-9F - 0x1p-17F;
+inline Momentum between() { return {.learning_rate = 0x1p-9, .momentum = 0x1p-8}; }
+
+// Address space, of which the pages that are touched become memory.
+template <typename T>
+class Reserved {
+ public:
+  explicit Reserved(std::int64_t count) : bytes_(static_cast<std::size_t>(count) * sizeof(T)) {
+    void* const memory =
+        ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    data_ = memory == MAP_FAILED ? nullptr : static_cast<T*>(memory);
+  }
+  ~Reserved() {
+    if (data_ != nullptr) ::munmap(data_, bytes_);
+  }
+  Reserved(const Reserved&) = delete;
+  Reserved& operator=(const Reserved&) = delete;
+  T* data() const { return data_; }
+
+ private:
+  std::size_t bytes_;
+  T* data_ = nullptr;
+};
+
+// A bfloat16 tensor of more than 2^32 elements, of which there are only the chunks on both sides of 2^31 and of 2^32.
+template <typename Storage>
+class FarOut {
+ public:
+  static constexpr std::int64_t kCount = (std::int64_t{1} << 32) + kChunk;
+  static constexpr std::int64_t kChunks[] = {(std::int64_t{1} << 31) - kChunk, std::int64_t{1} << 31,
+                                             (std::int64_t{1} << 32) - kChunk, std::int64_t{1} << 32};
+
+  // Steps them with between() from ones, the second step of a run, through the CPU backend, which is to measure the
+  // norm and to set the gradients to zero. Then calls body(element) with each element that is there.
+  template <typename Body>
+  void step(std::uint32_t seed, const host::UpdateTable& loops, const Body& body) const {
+    for (const auto& array : {parameter.data(), gradient.data()}) ASSERT_NE(array, nullptr);
+    ASSERT_NE(kept.data(), nullptr);
+    ASSERT_NE(state.data(), nullptr);
+    for (const std::int64_t first : kChunks) {
+      std::fill_n(parameter.data() + first, kChunk, bfloat16{0x3F80});
+      std::fill_n(gradient.data() + first, kChunk, bfloat16{0x3F80});
+      std::fill_n(kept.data() + first, kChunk, 0);
+      std::fill_n(state.data() + first, kChunk, nearest<typename Storage::State>(1));
+    }
+    kernels::TensorRow row{};
+    row.parameter = parameter.data();
+    row.gradient = gradient.data();
+    row.kept = kept.data();
+    row.state[0] = state.data();
+    row.count = kCount;
+    row.storage = *host::find_storage(
+        {DataType::bfloat16, DataType::bfloat16, detail::kDataType<typename Storage::State>, Storage::Master::kMaster});
+    row.zero_gradient = 1;
+    kernels::StepPlan plan = host::make_plan({row}, kChunk, 0);
+    plan.norm = host::make_norm_plan(plan.rows);
+    const auto is_not_there = [](const auto& part) { return std::ranges::count(kChunks, part.first) == 0; };
+    std::erase_if(plan.tiles, is_not_there);
+    std::erase_if(plan.norm.leaves, is_not_there);
+    plan.ranges.at(0).whole = plan.ranges.at(0).end = std::ssize(plan.tiles);
+    plan.norm.ranges.at(0).end = std::ssize(plan.norm.leaves);
+    kernels::Control control = kernels::plain_control();
+    control.measures = 1;
+    control.seed = {{seed, 0}};
+    const Method method = between();
+    const auto backend = host::make_cpu_backend(host::rule_index(method), loops, 1);
+    backend->reserve(1, 1);
+    backend->set_first_options(0, method);
+    backend->set_step_count(0, 1, nullptr);
+    backend->set_control(control, nullptr);
+    backend->set_plan(std::move(plan));
+    backend->step(nullptr);
+    EXPECT_EQ(backend->read_report(nullptr).gradient_norm, std::sqrt(std::size(kChunks) * kChunk));
+    for (const std::int64_t first : kChunks) {
+      for (std::int64_t i = first; i < first + kChunk; ++i) {
+        ASSERT_EQ(gradient.data()[i].bits, 0) << i;
+        body(i);
+        if (testing::Test::HasFatalFailure()) return;
+      }
+    }
+  }
+
+  const Reserved<bfloat16> parameter{kCount};
+  const Reserved<bfloat16> gradient{kCount};
+  const Reserved<std::uint16_t> kept{kCount};
+  const Reserved<typename Storage::State> state{kCount};
 };
 
 }  // namespace adamant::test
