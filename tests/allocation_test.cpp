@@ -8,7 +8,6 @@
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <iterator>
 #include <memory>
@@ -154,11 +153,6 @@ TEST(Allocation, of_the_first_step_is_all_done_by_prepare) {
 
 namespace fs = std::filesystem;
 
-std::string content(const fs::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
-
 // An optimizer in the middle of a run: a tensor that steps, one that is frozen, an empty one, and one that has joined
 // but is not prepared; and a checkpoint of another state of it.
 class Scene {
@@ -181,7 +175,7 @@ class Scene {
     }
     // Not prepared from here on.
     late_ = add("a tensor that has joined only now", late_parameter, late_gradient, {});
-    former_file = content(file);
+    former_file = contents(file);
   }
 
   template <typename Real>
@@ -372,7 +366,7 @@ TEST_P(FailingAllocation, changes_nothing_whichever_it_is) {
       }
       ++refused;
       ASSERT_TRUE(scene.seen() == before) << "allocation " << nth << " has changed something";
-      EXPECT_TRUE(content(scene.file) == scene.former_file) << "allocation " << nth;
+      EXPECT_TRUE(contents(scene.file) == scene.former_file) << "allocation " << nth;
       ASSERT_EQ(std::distance(fs::directory_iterator(folder), {}), 1) << "allocation " << nth << " left a file";
       // And it has not changed what cannot be seen: the call can be made again, or left.
       if (again) call.make(scene);
@@ -410,7 +404,7 @@ TEST_F(FailingDescription, of_a_mistake_changes_nothing) {
       ASSERT_NE(ended, Ended::well) << "mistake " << i << ", allocation " << nth;
       if (ended == Ended::with_bad_alloc) ++refused;
       ASSERT_TRUE(scene.seen() == before) << "mistake " << i << ", allocation " << nth;
-      EXPECT_TRUE(content(scene.file) == scene.former_file) << "mistake " << i << ", allocation " << nth;
+      EXPECT_TRUE(contents(scene.file) == scene.former_file) << "mistake " << i << ", allocation " << nth;
     }
     EXPECT_GT(refused, 0) << "mistake " << i;
   }
@@ -463,7 +457,7 @@ class SceneInC {
     std::string all =
         std::to_string(steps) + " " + std::to_string(bytes) + " " + std::to_string(tensors) + " " + option;
     check(adamant_get_option(optimizer, 0, "weight_decay", &decay));
-    return all + decay + bytes_of(weights) + bytes_of(gradient) + bytes_of(late) + content(file);
+    return all + decay + bytes_of(weights) + bytes_of(gradient) + bytes_of(late) + contents(file);
   }
   std::string outcome() const {
     check(adamant_step(optimizer, nullptr));

@@ -1,11 +1,9 @@
 // What a step enqueues, as a CUDA graph shows it: which kernels, how many blocks of them, and what waits for what.
 #include <cuda_runtime_api.h>
-#include <cxxabi.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <map>
 #include <memory>
 #include <set>
@@ -16,6 +14,7 @@
 #include "host/device_memory.hpp"
 #include "kernels/rule_list.hpp"
 #include "kernels/tuning.hpp"
+#include "tests/demangled.hpp"
 #include "tests/device.hpp"
 #include "tests/methods.hpp"
 
@@ -33,12 +32,6 @@ struct Launch {
   std::vector<std::size_t> behind{};  // other launches
   bool begins_early = false;          // before one of those has ended
 };
-
-std::string demangled(const char* name) {
-  const std::unique_ptr<char, decltype(&std::free)> text(abi::__cxa_demangle(name, nullptr, nullptr, nullptr),
-                                                         &std::free);
-  return text == nullptr ? name : text.get();
-}
 
 // The kernels that one step enqueues; anything else that it enqueues is a failure.
 std::vector<Launch> launches_of_a_step(Optimizer& optimizer) {

@@ -4,7 +4,6 @@
 // By default for three architectures: the oldest of a release, the first whose kernels begin before the one in front
 // has ended, and the newest, for which nvcc optimises in another way. What is made for the others is left to
 // ./test.sh --full, which makes it first.
-#include <cxxabi.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,7 +12,6 @@
 #include <fstream>
 #include <iterator>
 #include <map>
-#include <memory>
 #include <ostream>
 #include <set>
 #include <sstream>
@@ -24,6 +22,7 @@
 #include <vector>
 
 #include "adamant/tuning.hpp"
+#include "demangled.hpp"
 #include "folder.hpp"
 #include "kernels/launch.hpp"
 #include "kernels/rule_list.hpp"
@@ -33,12 +32,6 @@
 
 namespace adamant::test {
 namespace {
-
-std::string demangled(const char* name) {
-  const std::unique_ptr<char, decltype(&std::free)> text(abi::__cxa_demangle(name, nullptr, nullptr, nullptr),
-                                                         &std::free);
-  return text == nullptr ? name : text.get();
-}
 
 // --- PTX as the test reads it ----------------------------------------------------------------------------------------
 
