@@ -2,6 +2,7 @@
 // double. Their bits on a device are in cuda_rules_test.cpp.
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
@@ -134,6 +135,23 @@ TEST(DecayPower, still_moves_where_a_step_count_in_double_would_stand_still) {
   EXPECT_NEAR(decay_power(kSlow, kFirst).complement, 1 - std::exp(-1.0), 1e-15);
   EXPECT_GT(decay_power(kSlow, kFirst + 4).complement, decay_power(kSlow, kFirst).complement);
   EXPECT_EQ(decay_power(0.999, std::int64_t{1} << 62).complement, 1.0);
+}
+
+// Adam takes its bias corrections from these, which square both decays in one loop of their own.
+TEST(DecayComplements, are_those_of_the_powers_in_bits) {
+  for (const std::int64_t t : steps()) {
+    for (const double beta1 : decays()) {
+      for (const double beta2 : decays()) {
+        const auto both = DecayComplements::at(beta1, beta2, t);
+        ASSERT_EQ(std::bit_cast<std::uint64_t>(both.first),
+                  std::bit_cast<std::uint64_t>(decay_power(beta1, t).complement))
+            << "beta1 " << beta1 << ", beta2 " << beta2 << ", t " << t;
+        ASSERT_EQ(std::bit_cast<std::uint64_t>(both.second),
+                  std::bit_cast<std::uint64_t>(decay_power(beta2, t).complement))
+            << "beta1 " << beta1 << ", beta2 " << beta2 << ", t " << t;
+      }
+    }
+  }
 }
 
 TEST(StepCount, goes_on_beyond_what_a_double_or_32_bits_can_count) {
