@@ -77,9 +77,11 @@ class CpuBackend final : public kernels::Backend {
     }
   }
 
+  TileSizes tile_sizes() const override { return {.usual = 16 * kChunk, .packed = 0}; }
+
   void set_plan(StepPlan plan) override {
     std::vector<Scalars> scalars(plan.rows.size());
-    std::vector<std::int64_t> shared(plan.rows.size());
+    std::vector<std::int64_t> scalars_of_row(plan.rows.size());
     std::vector<std::int64_t> work_before;
     work_before.reserve(plan.tiles.size() + 1);
     work_before.push_back(0);
@@ -94,7 +96,7 @@ class CpuBackend final : public kernels::Backend {
     values_ = std::move(values);
     plan_ = std::move(plan);
     scalars_ = std::move(scalars);
-    scalars_of_row_ = std::move(shared);
+    scalars_of_row_ = std::move(scalars_of_row);
   }
 
   std::string why_unusable(const void* /*data*/, std::int64_t /*bytes*/) const override { return {}; }

@@ -21,7 +21,6 @@
 #include "host/state_layout.hpp"
 #include "host/step_control.hpp"
 #include "host/tensor_check.hpp"
-#include "kernels/tuning.hpp"
 
 namespace adamant {
 namespace {
@@ -33,7 +32,6 @@ using host::refuse;
 using host::to_text;
 
 constexpr std::int64_t kLargestTile = std::int64_t{1} << 30;  // indices inside a tile are 32 bits wide
-constexpr std::int64_t kDefaultTile = 16 * kChunk;            // of the CPU backend; kernels/tuning.hpp has the device's
 
 struct Record {
   TensorSpec spec;
@@ -283,8 +281,7 @@ struct Optimizer::Impl {
       if (!tensor.frozen) rows.push_back(row_of(id, tensor));
     }
     buffers.make_room_for_states();
-    const std::int64_t small_tile = device.kind == Device::Kind::cuda ? kernels::kPackedTile : 0;
-    kernels::StepPlan plan = host::make_plan(std::move(rows), tuning.tile, small_tile);
+    kernels::StepPlan plan = host::make_plan(std::move(rows), tuning.tile, backend->tile_sizes().packed);
     if (measures) plan.norm = host::make_norm_plan(plan.rows);
     backend->set_plan(std::move(plan));
     if (block) buffers.insert_states(block, bytes);
@@ -391,7 +388,6 @@ Optimizer::Optimizer(Method method, Device device, Tuning tuning, Allocator allo
            " up to " + to_text(kLargestTile));
   }
   if (tuning.threads == 0) tuning.threads = host::default_threads();
-  if (tuning.tile == 0) tuning.tile = device.kind == Device::Kind::cuda ? kernels::kDeviceTile : kDefaultTile;
   if ((allocator.allocate == nullptr) != (allocator.release == nullptr)) {
     refuse("allocator: one of its functions is null; allowed: both or none");
   }
@@ -416,6 +412,7 @@ Optimizer::Optimizer(Method method, Device device, Tuning tuning, Allocator allo
     if (device.index < 0) refuse("device cuda:" + to_text(device.index) + ": an index counts from 0");
     backend = kernels::make_cuda_backend(device.index, rule, allocator);
   }
+  if (tuning.tile == 0) tuning.tile = backend->tile_sizes().usual;
   backend->reserve(0, 1);
   backend->set_first_options(0, method);
   impl_ = std::make_unique<Impl>(method, device, tuning);

@@ -36,6 +36,12 @@ class Backend {
   // Makes room for what follows, which then does not allocate: `slots` step counts and `groups` sets of options.
   virtual void reserve(std::int64_t slots, std::int64_t groups) = 0;
 
+  // Elements of the tiles of a plan: where nobody has chosen, and of the largest that is packed with others.
+  struct TileSizes {
+    std::int64_t usual;
+    std::int64_t packed;
+  };
+  virtual TileSizes tile_sizes() const = 0;
   // From the next step on, steps follow this plan.
   virtual void set_plan(StepPlan plan) = 0;
 

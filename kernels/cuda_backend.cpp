@@ -110,6 +110,8 @@ class CudaBackend final : public Backend {
     options_.reserve(groups, *memory_, "the options of groups");
   }
 
+  TileSizes tile_sizes() const override { return {.usual = kDeviceTile, .packed = kPackedTile}; }
+
   void set_plan(StepPlan plan) override {
     const OnDevice on(index_);
     check_nothing_left_behind("building the plan");
