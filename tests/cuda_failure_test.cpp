@@ -185,7 +185,7 @@ class Subject {
     }
     return {.name = std::to_string(i),
             .parameter = {reinterpret_cast<Real*>(arrays_[i].get()), count},
-            .gradient = {reinterpret_cast<const Real*>(arrays_[i + 1].get()), count},
+            .gradient = {reinterpret_cast<Real*>(arrays_[i + 1].get()), count},
             .group = i % 2 == 0 ? group_ : GroupId{}};
   }
 
@@ -256,6 +256,7 @@ std::vector<FailingCall> all_calls() {
       {"prepare_after_a_freeze", prepare, [](Subject& s) { s.optimizer().freeze(kFirst); }},
       {"prepare_after_a_removal", prepare, [](Subject& s) { s.optimizer().remove(TensorId{2}); }},
       {"set_gradient", point_elsewhere},
+      {"zero_gradients", [](Subject& s) { s.optimizer().zero_gradients(); }},
       {"add", add},
       {"add_group", [](Subject& s) { s.optimizer().add_group(Adam{.learning_rate = 1}); }},
       {"freeze", [](Subject& s) { s.optimizer().freeze(kFirst); }},

@@ -13,6 +13,7 @@
 
 #include "adamant/adamant.hpp"
 #include "host/device_memory.hpp"
+#include "host/safetensors.hpp"
 #include "kernels/tuning.hpp"
 #include "tests/device.hpp"
 #include "tests/folder.hpp"
@@ -59,6 +60,7 @@ class CudaStreams : public NeedsDevice {
     for (std::size_t i = 0; i < ids.size(); ++i) {
       ASSERT_EQ(on_cpu.optimizer.step_count(ids[i]), on_device.optimizer.step_count(ids[i])) << "tensor " << i;
       ASSERT_TRUE(same_bits(on_cpu.parameters[i].read(), on_device.parameters[i].read())) << "tensor " << i;
+      ASSERT_TRUE(same_bits(on_cpu.gradients[i].read(), on_device.gradients[i].read())) << "gradient " << i;
       for (const std::string& name : state_names(on_cpu.optimizer.options())) {
         const Array expected = on_cpu.optimizer.state(ids[i], name);
         std::vector<float> got(static_cast<std::size_t>(expected.count()));
@@ -172,6 +174,42 @@ TEST_F(CudaStreams, take_new_gradients_with_a_step_as_often_as_they_change) {
                                     i % 3 == 0 ? model->other(tensor) : model->first(tensor), stream);
       model->optimizer.step(stream);
     }
+  }
+  stream.wait();
+  expect_same(on_cpu, on_device);
+}
+
+TEST_F(CudaStreams, zero_gradients_behind_the_step_that_uses_them_and_ahead_of_the_next) {
+  Model on_cpu(Adam{}, Device::cpu());
+  Model on_device(Adam{}, cuda_device());
+  const OwnStream stream;
+  for (Model* model : {&on_cpu, &on_device}) {
+    model->optimizer.step(stream);
+    model->optimizer.zero_gradients(stream);
+    model->optimizer.step(stream);
+  }
+  stream.wait();
+  expect_same(on_cpu, on_device);
+}
+
+TEST_F(CudaStreams, zero_the_states_that_a_loaded_file_lacks) {
+  Model on_cpu(Adam{}, Device::cpu());
+  Model on_device(Adam{}, cuda_device());
+  const Folder folder;
+  std::vector<safetensors::Entry> only_parameters;
+  for (std::size_t i = 0; i < std::size(kCounts); ++i) {
+    only_parameters.push_back(
+        {.name = std::to_string(i),
+         .type = safetensors::Type::F32,
+         .shape = {kCounts[i]},
+         .data = std::as_bytes(std::span(on_cpu.others[i].data(), on_cpu.others[i].data() + kCounts[i]))});
+  }
+  safetensors::write(folder / "file", only_parameters, {{"format", "pt"}});
+  const OwnStream stream;
+  for (Model* model : {&on_cpu, &on_device}) {
+    model->optimizer.step(stream);
+    model->optimizer.load(folder / "file", {}, stream);
+    model->optimizer.step(stream);
   }
   stream.wait();
   expect_same(on_cpu, on_device);
