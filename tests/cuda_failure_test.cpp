@@ -25,6 +25,7 @@
 #include "tests/folder.hpp"
 #include "tests/inputs.hpp"
 #include "tests/refusal.hpp"
+#include "tests/storages.hpp"
 
 namespace {
 
@@ -127,7 +128,7 @@ ADAMANT_WRAP(cudaFuncGetAttributes, (cudaFuncAttributes * attributes, const void
 namespace adamant::test {
 namespace {
 
-// Two tensors of each type in two groups, stepped a few times, and one more that may be added.
+// Two tensors of each type in two groups, stepped a few times, and one more that may be added and needs a master.
 class Subject {
  public:
   explicit Subject(host::DeviceMemory& memory) : memory_(memory), optimizer_(std::in_place, Adam{}, cuda_device()) {
@@ -136,7 +137,7 @@ class Subject {
       optimizer_->add(make<float>(count));
       optimizer_->add(make<double>(count));
     }
-    spare_ = make<float>(77);
+    spare_ = make<bfloat16>(77);
     for (int i = 0; i < 3; ++i) optimizer_->step();
   }
 
@@ -178,7 +179,7 @@ class Subject {
   TensorSpec make(std::int64_t count) {
     const auto i = arrays_.size();
     for (std::size_t which = 0; which < 3; ++which) {
-      const std::vector<Real> values = spread_values<Real>(count, i + which, -4, 1);
+      const std::vector<Real> values = stored_values<Real>(count, i + which, -4, 1);
       const auto bytes = std::as_bytes(std::span(values));
       arrays_.push_back(memory_.allocate(static_cast<std::int64_t>(bytes.size())));
       memory_.write(arrays_.back().get(), bytes);

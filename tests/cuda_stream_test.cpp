@@ -215,6 +215,33 @@ TEST_F(CudaStreams, zero_the_states_that_a_loaded_file_lacks) {
   expect_same(on_cpu, on_device);
 }
 
+// A master is made of the value that the parameter has in the order of the stream.
+TEST_F(CudaStreams, make_masters_behind_what_they_have_written_to_the_parameter) {
+  constexpr std::int64_t kCount = 100;
+  std::vector<bfloat16> values(kCount);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i].bits = static_cast<std::uint16_t>(0x3F00 + i);
+  const OwnStream stream;
+  std::vector<std::vector<bfloat16>> results;
+  for (const Device device : {Device::cpu(), cuda_device()}) {
+    host::DeviceMemory memory(device);
+    host::DeviceArray<bfloat16> parameter(memory, kCount);
+    const host::DeviceArray<bfloat16> gradient(memory, std::span<const bfloat16>(values));
+    Optimizer optimizer(Momentum{}, device);
+    optimizer.add({.name = "x", .parameter = {parameter.data(), kCount}, .gradient = {gradient.data(), kCount}});
+    if (device == Device::cpu()) {
+      parameter.write(values);
+    } else {
+      ASSERT_EQ(cudaMemcpyAsync(parameter.data(), values.data(), kCount * sizeof(bfloat16), cudaMemcpyDefault, stream),
+                cudaSuccess);
+    }
+    optimizer.prepare(stream);
+    optimizer.step(stream);
+    stream.wait();
+    results.push_back(parameter.read());
+  }
+  EXPECT_TRUE(same_bits(results[0], results[1]));
+}
+
 // Two optimizers, of which one steps what is the other's gradient, so that every kernel reads what those before it have
 // written.
 struct Chain {
