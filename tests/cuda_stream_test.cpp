@@ -3,6 +3,8 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -14,7 +16,9 @@
 #include "adamant/adamant.hpp"
 #include "host/device_memory.hpp"
 #include "host/safetensors.hpp"
+#include "kernels/backend.hpp"
 #include "kernels/tuning.hpp"
+#include "tests/control.hpp"
 #include "tests/device.hpp"
 #include "tests/folder.hpp"
 #include "tests/inputs.hpp"
@@ -240,6 +244,52 @@ TEST_F(CudaStreams, make_masters_behind_what_they_have_written_to_the_parameter)
     results.push_back(parameter.read());
   }
   EXPECT_TRUE(same_bits(results[0], results[1]));
+}
+
+// What reads or is read, in the order of a stream that the legacy one does not wait for.
+TEST_F(CudaStreams, are_waited_for_by_what_is_read_saved_and_loaded) {
+  Model on_cpu(Adam{}, Device::cpu());
+  Model on_device(Adam{}, cuda_device());
+  const OwnStream stream;
+  const Folder folder;
+  const auto step = [&] {
+    for (Model* model : {&on_cpu, &on_device}) model->optimizer.step(stream);
+  };
+  for (Model* model : {&on_cpu, &on_device}) model->optimizer.set_control({.measure_norm = true}, stream);
+  step();
+  EXPECT_EQ(text_of(on_device.optimizer.report(stream)), text_of(on_cpu.optimizer.report()));
+  step();
+  EXPECT_EQ(on_device.optimizer.step_count(TensorId{0}, stream), 2);
+  step();
+  on_device.optimizer.save(folder / "device", {}, stream);
+  on_cpu.optimizer.save(folder / "cpu");
+  EXPECT_TRUE(contents(folder / "device") == contents(folder / "cpu"));
+  step();
+  on_device.optimizer.load(folder / "cpu", {}, stream);
+  on_cpu.optimizer.load(folder / "cpu");
+  step();
+  stream.wait();
+  expect_same(on_cpu, on_device);
+}
+
+// Saving and loading look at the report first, and wait for that; here nothing else waits.
+void expect_copies_in_the_order_of(Stream stream) {
+  const std::unique_ptr<kernels::Backend> backend = kernels::make_cuda_backend(0, 0);
+  const std::vector<std::byte> zeros(1000, std::byte{0});
+  const std::vector<std::byte> ones(1000, std::byte{1});
+  const std::shared_ptr<std::byte> memory = backend->allocate(1000);
+  std::vector<std::byte> staging;
+  backend->write(memory.get(), ones, stream);
+  backend->zero(memory.get(), 1000, stream);
+  EXPECT_TRUE(std::ranges::equal(backend->read(memory.get(), 1000, staging, stream), zeros));
+  backend->zero(memory.get(), 1000, stream);
+  backend->write(memory.get(), ones, stream);
+  EXPECT_TRUE(std::ranges::equal(backend->read(memory.get(), 1000, staging, stream), ones));
+}
+
+TEST_F(CudaStreams, are_waited_for_by_what_is_copied_from_and_to_the_device) {
+  const OwnStream stream;
+  expect_copies_in_the_order_of(stream);
 }
 
 // Two optimizers, of which one steps what is the other's gradient, so that every kernel reads what those before it have
