@@ -487,6 +487,45 @@ TEST_F(CudaStreams, replay_a_graph_after_tensors_and_groups_were_added) {
   EXPECT_EQ(on_device.optimizer.step_count(TensorId{5}), 1) << "added after the capture, stepped once since";
 }
 
+// More tensors and groups than a chunk of step counts or options holds, and more gradients that change than the first
+// plan had room for.
+TEST_F(CudaStreams, step_more_tensors_and_groups_than_there_was_room_for_at_first) {
+  constexpr std::int64_t kGroups = kernels::kOptionsPerChunk + 2;
+  constexpr std::int64_t kTensors = kernels::kStepCountsPerChunk / kGroups * kGroups + kGroups;
+  static_assert(kTensors > kernels::kStepCountsPerChunk);
+  const Folder folder;
+  const auto run = [&](Device device, const std::string& file) {
+    host::DeviceMemory memory(device);
+    const host::DeviceArray<float> parameter(memory, spread_values<float>(kTensors, 1, -4, 1));
+    const host::DeviceArray<float> gradient(memory, spread_values<float>(kTensors, 2, -8, 2));
+    const host::DeviceArray<float> other(memory, spread_values<float>(kTensors, 3, -8, 2));
+    Optimizer optimizer(Adam{}, device);
+    for (int i = 1; i < kGroups; ++i) optimizer.add_group(Adam{.learning_rate = 1e-3 * (i + 1)});
+    const auto add = [&](std::int64_t i) {
+      optimizer.add({.name = std::to_string(i),
+                     .parameter = {parameter.data() + i, 1},
+                     .gradient = {gradient.data() + i, 1},
+                     .group = GroupId{static_cast<std::int32_t>(i % kGroups)}});
+    };
+    add(0);
+    optimizer.step();
+    for (std::int64_t i = 1; i < kTensors - 1; ++i) add(i);
+    optimizer.step();
+    add(kTensors - 1);
+    optimizer.step();
+    for (const std::int64_t i : {std::int64_t{0}, kTensors - 2, kTensors - 1}) {
+      optimizer.set_gradient(TensorId{i}, {other.data() + i, 1});
+    }
+    optimizer.set_learning_rate(GroupId{kGroups - 1}, 0.25);
+    optimizer.step();
+    EXPECT_EQ(optimizer.step_count(TensorId{kTensors - 1}), 2);
+    optimizer.save(folder / file);
+  };
+  run(Device::cpu(), "cpu");
+  run(cuda_device(), "device");
+  EXPECT_TRUE(contents(folder / "cpu") == contents(folder / "device"));
+}
+
 TEST_F(CudaStreams, that_are_captured_refuse_what_cannot_be_part_of_a_graph_and_go_on) {
   Model on_cpu(Adam{}, Device::cpu());
   Model on_device(Adam{}, cuda_device());
