@@ -830,14 +830,41 @@ TEST_F(CudaStreams, leave_the_current_device_as_it_was) {
   int devices = 0;
   ASSERT_EQ(cudaGetDeviceCount(&devices), cudaSuccess);
   if (devices < 2) GTEST_SKIP() << "there is one CUDA device; a second is needed";
+  const Folder folder;
   ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
   {
-    Model on_device(Adam{}, cuda_device());
+    const std::vector<Shape> shapes{{5000}, {5000}, {33, DataType::bfloat16, DataType::bfloat16}};
+    ControlModel on_cpu(Adam{}, Device::cpu(), shapes);
+    ControlModel on_device(Adam{}, cuda_device(), shapes);
     const OwnStream stream_of_the_other;
-    on_device.optimizer.step();
-    int current = -1;
-    ASSERT_EQ(cudaGetDevice(&current), cudaSuccess);
-    EXPECT_EQ(current, 1);
+    const auto both = [&](const char* what, const auto& call) {
+      for (ControlModel* model : {&on_cpu, &on_device}) call(model->optimizer);
+      int current = -1;
+      ASSERT_EQ(cudaGetDevice(&current), cudaSuccess);
+      EXPECT_EQ(current, 1) << what;
+    };
+    const auto step = [](Optimizer& o) { o.step(); };
+    both("prepare", [](Optimizer& o) { o.prepare(); });
+    both("step", step);
+    both("zero_gradients", [](Optimizer& o) { o.zero_gradients(); });
+    both("step", step);
+    both("step_count", [](Optimizer& o) { EXPECT_EQ(o.step_count(TensorId{0}), 2); });
+    both("set_control", [](Optimizer& o) { o.set_control({.measure_norm = true}); });
+    on_cpu.set_gradients(5);
+    on_device.set_gradients(5);
+    both("step", step);
+    both("report", [](Optimizer& o) { EXPECT_GT(o.report().gradient_norm, 0); });
+    both("set_learning_rate", [](Optimizer& o) { o.set_learning_rate(GroupId{}, 0.1); });
+    both("set_step_count", [](Optimizer& o) { o.set_step_count(TensorId{0}, 7); });
+    both("set_gradient", [](Optimizer& o) { o.set_gradient(TensorId{0}, o.tensor(TensorId{1}).gradient); });
+    both("prepare", [](Optimizer& o) { o.prepare(); });
+    both("step", step);
+    both("save", [&](Optimizer& o) { o.save(folder / "file"); });
+    both("step", step);
+    both("load", [&](Optimizer& o) { o.load(folder / "file"); });
+    both("step", step);
+    EXPECT_TRUE(on_device.everything() == on_cpu.everything());
+    expect_copies_in_the_order_of(nullptr);
   }
   ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
 }
