@@ -29,18 +29,34 @@
 
 namespace {
 
-// The calls since counting began; the one of this number fails with this error.
-bool counting = false;
-int calls = 0;
-int failing = 0;
-cudaError_t failure = cudaErrorUnknown;
-std::string only;    // where not empty, only calls of this name count
-std::string after;   // where not empty, calls of this name fail once that one has
+// Which call of the runtime fails, and how.
+struct Failure {
+  int number = 1;  // counted from 1; none where it is 0
+  cudaError_t error = cudaErrorUnknown;
+  std::string only = {};   // where not empty, only calls of this name count
+  std::string after = {};  // where not empty, calls of this name fail once that one has
+};
+std::optional<Failure> failure;
+int calls = 0;       // that were counted
 std::string failed;  // the name of the call that did
 
+// Counts calls, and makes one fail, for as long as it lives.
+class Failing {
+ public:
+  explicit Failing(Failure what) {
+    calls = 0;
+    failed.clear();
+    failure = std::move(what);
+  }
+  ~Failing() { failure.reset(); }
+  Failing(const Failing&) = delete;
+  Failing& operator=(const Failing&) = delete;
+};
+
 bool fails(std::string_view name) {
-  if (counting && calls >= failing && after == name) return true;
-  if (!counting || (!only.empty() && only != name) || ++calls != failing) return false;
+  if (!failure) return false;
+  if (calls >= failure->number && failure->after == name) return true;
+  if ((!failure->only.empty() && failure->only != name) || ++calls != failure->number) return false;
   failed = name;
   return true;
 }
@@ -81,10 +97,10 @@ cudaError_t call(const char* name, Seen what, const Real& real) {
   const bool gives_back = has(name, "Free") || has(name, "Destroy");
   const bool makes = has(name, "Create") || has(name, "Malloc");
   const bool fail = fails(name);
-  if (fail && !gives_back) return failure;
+  if (fail && !gives_back) return failure->error;
   const cudaError_t result = real();
   if (result == cudaSuccess) alive += makes ? 1 : (gives_back ? -1 : 0);
-  return fail ? failure : result;
+  return fail ? failure->error : result;
 }
 
 }  // namespace
@@ -279,24 +295,17 @@ std::vector<FailingCall> all_calls() {
 
 class EveryCudaCall : public DeviceTestWithParam<FailingCall> {
  protected:
-  void TearDown() override {
-    counting = false;
-    only.clear();
-    cudaGetLastError();
-  }
+  void TearDown() override { cudaGetLastError(); }
 
   // Runs `call` with the n-th runtime call failing, or none where n is 0. What it threw; empty when it did not throw.
   static std::string run(Subject& subject, const FailingCall& call, int n) {
-    calls = 0;
-    failing = n;
-    failed.clear();
     std::string what;
-    counting = true;
+    const Failing failing({.number = n, .only = call.only_calls});
     try {
       call.run(subject);
     } catch (const CudaError& error) {
       what = error.what();
-      EXPECT_EQ(error.code(), failure);
+      EXPECT_EQ(error.code(), cudaErrorUnknown);
       EXPECT_FALSE(error.sticky());
       EXPECT_NE(what.find("cudaErrorUnknown"), std::string::npos) << what;
       EXPECT_NE(std::min(what.find(".cpp:"), what.find(".hpp:")), std::string::npos)
@@ -305,7 +314,6 @@ class EveryCudaCall : public DeviceTestWithParam<FailingCall> {
       what = error.what();
       ADD_FAILURE() << failed << ": " << what;
     }
-    counting = false;
     EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess) << failed << ": what was reported is not left behind";
     return what;
   }
@@ -322,8 +330,6 @@ TEST_P(EveryCudaCall, that_fails_leaves_everything_as_it_was_and_the_call_may_be
     for (int i = 0; i < 4; ++i) saved.optimizer().step();
     saved.optimizer().save(controlled_checkpoint_file());
   }
-  failure = cudaErrorUnknown;
-  only = GetParam().only_calls;
   std::string before;
   {
     Subject whole(memory);
@@ -382,26 +388,21 @@ INSTANTIATE_TEST_SUITE_P(Optimizer, EveryCudaCall, testing::ValuesIn(all_calls()
 
 class CudaFailures : public NeedsDevice {
  protected:
-  void TearDown() override {
-    counting = false;
-    cudaGetLastError();
-  }
+  void TearDown() override { cudaGetLastError(); }
 };
 
 TEST_F(CudaFailures, of_the_constructor_leave_nothing_behind) {
   const Folder folder;
   const auto make = [] { const Optimizer made(Adam{}, cuda_device()); };
-  failure = cudaErrorUnknown;
-  failing = 0;
-  calls = 0;
-  counting = true;
-  make();
+  {
+    const Failing none({.number = 0});
+    make();
+  }
   const int all = calls;
   const int alive_at_first = alive;
   int thrown = 0;
   for (int n = 1; n <= all; ++n) {
-    calls = 0;
-    failing = n;
+    const Failing failing({.number = n});
     try {
       make();
     } catch (const CudaError&) {
@@ -443,16 +444,11 @@ TEST_F(CudaFailures, of_a_launch_of_the_norm_leave_the_next_step_the_right_norm)
       ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
       ASSERT_EQ(cudaGraphInstantiateWithFlags(&ready, graph, 0), cudaSuccess);
       model.spoil(0, 3, std::numeric_limits<double>::quiet_NaN());
-      failure = cudaErrorUnknown;
-      calls = 0;
-      failing = launch;
-      only = "cudaLaunchKernelExC";
-      if (is_left_to_it) after = "cudaMemsetAsync";
-      counting = true;
-      EXPECT_THROW(model.optimizer.step(), CudaError);
-      counting = false;
-      only.clear();
-      after.clear();
+      {
+        const Failing failing(
+            {.number = launch, .only = "cudaLaunchKernelExC", .after = is_left_to_it ? "cudaMemsetAsync" : ""});
+        EXPECT_THROW(model.optimizer.step(), CudaError);
+      }
       model.set_gradients(0);
       if (next == Next::new_plan) model.optimizer.freeze(TensorId{5});
       for (int i = 0; i < 2; ++i) {
@@ -481,14 +477,10 @@ TEST_F(CudaFailures, of_a_launch_let_those_before_it_finish_before_memory_goes_b
     ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
     cudaStream_t stream = nullptr;  // younger than the optimizer's own, and so the last that an emulator runs
     ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
-    failure = cudaErrorUnknown;
-    calls = 0;
-    failing = launch;
-    only = "cudaLaunchKernelExC";
-    counting = true;
-    EXPECT_THROW(subject.optimizer().step(stream), CudaError);
-    counting = false;
-    only.clear();
+    {
+      const Failing failing({.number = launch, .only = "cudaLaunchKernelExC"});
+      EXPECT_THROW(subject.optimizer().step(stream), CudaError);
+    }
     subject.destroy_optimizer();
     EXPECT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
     EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
@@ -498,22 +490,16 @@ TEST_F(CudaFailures, of_a_launch_let_those_before_it_finish_before_memory_goes_b
 // Each allocation of device memory refused in turn: what was asked for and where is said, and nothing is lost.
 TEST_F(CudaFailures, of_memory_say_how_much_was_asked_for) {
   host::DeviceMemory memory(cuda_device());
-  failure = cudaErrorMemoryAllocation;
   Subject subject(memory);
   const std::string before = subject.everything();
   subject.optimizer().add(subject.spare());
   int thrown = 0;
   for (int n = 1;; ++n) {
-    calls = 0;
-    failing = n;
-    only = "cudaMallocAsync";
-    counting = true;
+    const Failing failing({.number = n, .error = cudaErrorMemoryAllocation, .only = "cudaMallocAsync"});
     try {
       subject.optimizer().prepare();
-      counting = false;
       break;
     } catch (const OutOfDeviceMemory& error) {
-      counting = false;
       ++thrown;
       const std::string what = error.what();
       EXPECT_NE(what.find("cuda:0"), std::string::npos) << what;
@@ -521,7 +507,6 @@ TEST_F(CudaFailures, of_memory_say_how_much_was_asked_for) {
       EXPECT_NE(what.find("free"), std::string::npos) << what;
     }
   }
-  only.clear();
   EXPECT_EQ(thrown, 2) << "the states and the tables";
   subject.optimizer().remove(TensorId{4});
   EXPECT_TRUE(subject.everything() == before);
@@ -529,20 +514,13 @@ TEST_F(CudaFailures, of_memory_say_how_much_was_asked_for) {
 
 // What an Optimizer says where `call` of the runtime returns `code`.
 std::string why_not_made(const char* call, cudaError_t code) {
-  failure = code;
-  calls = 0;
-  failing = 1;
-  only = call;
-  counting = true;
-  std::string what;
+  const Failing failing({.error = code, .only = call});
   try {
     const Optimizer made(Adam{}, cuda_device());
   } catch (const Unavailable& error) {
-    what = error.what();
+    return error.what();
   }
-  counting = false;
-  only.clear();
-  return what;
+  return "nothing";
 }
 
 TEST_F(CudaFailures, of_a_driver_that_is_too_old_and_of_a_device_that_the_library_was_not_built_for_say_what_to_do) {
@@ -562,12 +540,8 @@ TEST_F(CudaFailures, of_an_earlier_kernel_are_reported_as_such) {
   host::DeviceMemory memory(cuda_device());
   Subject subject(memory);
   const std::string before = subject.everything();
-  failure = cudaErrorIllegalAddress;
-  calls = 0;
-  failing = 1;
-  only = "cudaLaunchKernelExC";
-  counting = true;
   try {
+    const Failing failing({.error = cudaErrorIllegalAddress, .only = "cudaLaunchKernelExC"});
     subject.optimizer().step();
     ADD_FAILURE() << "not reported";
   } catch (const CudaError& error) {
@@ -577,8 +551,6 @@ TEST_F(CudaFailures, of_an_earlier_kernel_are_reported_as_such) {
     EXPECT_NE(what.find("launched before"), std::string::npos) << what;
     EXPECT_NE(what.find("cannot go on"), std::string::npos) << what;
   }
-  counting = false;
-  only.clear();
   EXPECT_TRUE(subject.everything() == before);
 }
 

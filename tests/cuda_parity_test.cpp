@@ -444,11 +444,11 @@ class Twins {
   int names_ = 0;
 };
 
-class Trap22SameCalls : public DeviceTestWithParam<TypedCase> {};
+class Trap22SameCalls : public DeviceTestWithParam<Case> {};
 
 TEST_P(Trap22SameCalls, to_both_backends_give_the_same_bits) {
   for (int run = 0; run < 3; ++run) {
-    Twins twins(GetParam().method_case, run_seed() + seed_of(GetParam().method_case.name) + static_cast<unsigned>(run));
+    Twins twins(GetParam(), run_seed() + seed_of(GetParam().name) + static_cast<unsigned>(run));
     for (int i = 0; i < 5; ++i) twins.add();
     for (int call = 0; call < 60; ++call) {
       SCOPED_TRACE(testing::Message() << "run " << run << ", call " << call);
@@ -460,12 +460,8 @@ TEST_P(Trap22SameCalls, to_both_backends_give_the_same_bits) {
   }
 }
 
-std::vector<TypedCase> rules_once() {
-  std::vector<TypedCase> all;
-  for (const Case& c : one_case_per_rule()) all.push_back({c, DataType::float32});
-  return all;
-}
-INSTANTIATE_TEST_SUITE_P(Rules, Trap22SameCalls, testing::ValuesIn(rules_once()), test_name);
+INSTANTIATE_TEST_SUITE_P(Rules, Trap22SameCalls, testing::ValuesIn(one_case_per_rule()),
+                         [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace adamant::test

@@ -77,10 +77,10 @@ class CudaStreams : public NeedsDevice {
   }
 };
 
-class Trap10GraphOfEveryRule : public CudaStreams, public testing::WithParamInterface<TypedCase> {};
+class Trap10GraphOfEveryRule : public CudaStreams, public testing::WithParamInterface<Case> {};
 
 TEST_P(Trap10GraphOfEveryRule, replays_on_from_the_step_counts_and_options_that_it_finds) {
-  const Method method = GetParam().method_case.make();
+  const Method method = GetParam().make();
   Model on_cpu(method, Device::cpu());
   Model on_device(method, cuda_device());
   const OwnStream stream;
@@ -106,12 +106,8 @@ TEST_P(Trap10GraphOfEveryRule, replays_on_from_the_step_counts_and_options_that_
   expect_same(on_cpu, on_device);
 }
 
-std::vector<TypedCase> rules_once() {
-  std::vector<TypedCase> all;
-  for (const Case& c : one_case_per_rule()) all.push_back({c, DataType::float32});
-  return all;
-}
-INSTANTIATE_TEST_SUITE_P(Rules, Trap10GraphOfEveryRule, testing::ValuesIn(rules_once()), test_name);
+INSTANTIATE_TEST_SUITE_P(Rules, Trap10GraphOfEveryRule, testing::ValuesIn(one_case_per_rule()),
+                         [](const auto& info) { return info.param.name; });
 
 TEST_F(CudaStreams, have_a_setter_that_is_captured_as_a_node_of_the_graph) {
   Model on_cpu(Adam{}, Device::cpu());
