@@ -421,7 +421,7 @@ class CudaBackend final : public Backend {
   }
 
   void measure(Stream stream, bool captured) {
-    if (norm_interrupted_) ADAMANT_CUDA(begin_norm_anew(stream), "beginning the norm anew");
+    if (norm_interrupted_) ADAMANT_CUDA(begin_norm_anew(stream, captured), "beginning the norm anew");
     for (const NormRange& range : norm_ranges_) {
       const NvtxRange launch("norm");
       const bool begins_early = begins_early_ && &range != &norm_ranges_.front();  // not the first of the step
@@ -431,7 +431,7 @@ class CudaBackend final : public Backend {
         // At once, because replays of a graph captured earlier do not; if it fails too, the next step tries again.
         const Quietly quietly;
         norm_interrupted_ = true;
-        begin_norm_anew(stream);
+        begin_norm_anew(stream, captured);
       }
       record_use(stream, captured);
       fail(error, "launch_norm", "launching the norm of gradients; no tensor was stepped");
@@ -439,12 +439,12 @@ class CudaBackend final : public Backend {
   }
 
   // Resets the norm's arrival counters and flag after a step that could not launch all of its norm kernels: the nodes
-  // would go on waiting for values that never arrive.
-  cudaError_t begin_norm_anew(Stream stream) {
+  // would go on waiting for values that never arrive. Where that is captured it has not happened yet, and may never.
+  cudaError_t begin_norm_anew(Stream stream, bool captured) {
     cudaError_t error =
         cudaMemsetAsync(norm_.arrived, 0, static_cast<std::size_t>(norm_nodes_) * sizeof(unsigned), stream);
     if (error == cudaSuccess) error = cudaMemsetAsync(norm_.non_finite, 0, sizeof(std::int32_t), stream);
-    norm_interrupted_ = error != cudaSuccess;
+    norm_interrupted_ = error != cudaSuccess || captured;
     return error;
   }
 
