@@ -65,6 +65,9 @@ bool fails(std::string_view name) {
 // Streams, events and pieces of memory that were made and not given back.
 int alive = 0;
 
+// Whether devices have memory pools, where they have.
+bool has_pools = true;
+
 bool has(std::string_view name, std::string_view part) { return name.find(part) != std::string_view::npos; }
 
 // A call, and the stream that it is for.
@@ -72,6 +75,7 @@ struct Seen {
   std::string name;
   std::optional<cudaStream_t> stream;
   bool begins_early = false;  // a launch that may begin before the kernel in front of it has ended
+  int* pools = nullptr;       // where the answer goes, where it asks whether there are memory pools
 };
 std::vector<Seen>* seen = nullptr;  // where calls are written down, if anywhere
 
@@ -79,11 +83,16 @@ std::vector<Seen>* seen = nullptr;  // where calls are written down, if anywhere
 template <typename... Arguments>
 Seen seen_in(const Arguments&... arguments) {
   Seen result;
+  int* answer = nullptr;
   [[maybe_unused]] const auto look = [&]<typename Argument>(const Argument& argument) {
     if constexpr (std::is_same_v<Argument, cudaStream_t>) result.stream = argument;
     if constexpr (std::is_same_v<Argument, const cudaLaunchConfig_t*>) {
       result.stream = argument->stream;
       result.begins_early = argument->numAttrs == 1;
+    }
+    if constexpr (std::is_same_v<Argument, int*>) answer = argument;
+    if constexpr (std::is_same_v<Argument, cudaDeviceAttr>) {
+      if (argument == cudaDevAttrMemoryPoolsSupported) result.pools = answer;
     }
   };
   (look(arguments), ...);
@@ -101,6 +110,7 @@ cudaError_t call(const char* name, Seen what, const Real& real) {
   if (fail && !gives_back) return failure->error;
   const cudaError_t result = real();
   if (result == cudaSuccess) alive += makes ? 1 : (gives_back ? -1 : 0);
+  if (what.pools != nullptr && !has_pools) *what.pools = 0;
   return fail ? failure->error : result;
 }
 
@@ -129,6 +139,8 @@ ADAMANT_WRAP(cudaEventCreateWithFlags, (cudaEvent_t * event, unsigned flags), (e
 ADAMANT_WRAP(cudaEventDestroy, (cudaEvent_t event), (event))
 ADAMANT_WRAP(cudaEventRecord, (cudaEvent_t event, cudaStream_t stream), (event, stream))
 ADAMANT_WRAP(cudaEventSynchronize, (cudaEvent_t event), (event))
+ADAMANT_WRAP(cudaMalloc, (void** memory, std::size_t bytes), (memory, bytes))
+ADAMANT_WRAP(cudaFree, (void* memory), (memory))
 ADAMANT_WRAP(cudaMallocAsync, (void** memory, std::size_t bytes, cudaStream_t stream), (memory, bytes, stream))
 ADAMANT_WRAP(cudaFreeAsync, (void* memory, cudaStream_t stream), (memory, stream))
 ADAMANT_WRAP(cudaMallocHost, (void** memory, std::size_t bytes), (memory, bytes))
@@ -389,7 +401,10 @@ INSTANTIATE_TEST_SUITE_P(Optimizer, EveryCudaCall, testing::ValuesIn(all_calls()
 
 class CudaFailures : public NeedsDevice {
  protected:
-  void TearDown() override { cudaGetLastError(); }
+  void TearDown() override {
+    has_pools = true;
+    cudaGetLastError();
+  }
 };
 
 TEST_F(CudaFailures, of_the_constructor_leave_nothing_behind) {
@@ -509,6 +524,35 @@ TEST_F(CudaFailures, of_memory_say_how_much_was_asked_for) {
   EXPECT_EQ(thrown, 2) << "the states and the tables";
   subject.optimizer().remove(TensorId{4});
   EXPECT_TRUE(subject.everything() == before);
+}
+
+// There, memory that steps may still use goes back when what the optimizer's own stream waits for is done.
+TEST_F(CudaFailures, to_have_memory_pools_change_nothing) {
+  const std::vector<Shape> shapes{{5000}, {33, DataType::bfloat16, DataType::bfloat16}};
+  const auto run = [&](Device device) {
+    ControlModel model(Adam{}, device, shapes);
+    model.optimizer.step();
+    model.optimizer.remove(TensorId{1});
+    model.optimizer.step();
+    return model.everything();
+  };
+  const std::string on_cpu = run(Device::cpu());
+  const int alive_at_first = alive;
+  std::vector<Seen> all;
+  seen = &all;
+  has_pools = false;
+  const std::string on_device = run(cuda_device());
+  seen = nullptr;
+  EXPECT_TRUE(on_device == on_cpu);
+  EXPECT_EQ(alive, alive_at_first);
+  int given_back = 0;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    EXPECT_FALSE(has(all[i].name, "MallocAsync") || has(all[i].name, "FreeAsync")) << all[i].name;
+    if (all[i].name != "cudaFree") continue;
+    ++given_back;
+    EXPECT_EQ(all.at(i - 1).name, "cudaStreamSynchronize");
+  }
+  EXPECT_GE(given_back, 4) << "the states and the tables of two plans, and what a step needs";
 }
 
 // What an Optimizer says where `call` of the runtime returns `code`.
