@@ -434,7 +434,9 @@ class FarOut {
     row.zero_gradient = 1;
     kernels::StepPlan plan = host::make_plan({row}, kChunk, 0);
     plan.norm = host::make_norm_plan(plan.rows);
-    const auto is_not_there = [](const auto& part) { return std::ranges::count(kChunks, part.first) == 0; };
+    const auto is_not_there = [](const auto& part) {
+      return std::count(std::begin(kChunks), std::end(kChunks), part.first) == 0;
+    };
     std::erase_if(plan.tiles, is_not_there);
     std::erase_if(plan.norm.leaves, is_not_there);
     plan.ranges.at(0).whole = plan.ranges.at(0).end = std::ssize(plan.tiles);
