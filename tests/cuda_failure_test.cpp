@@ -65,7 +65,7 @@ bool fails(std::string_view name) {
 // Streams, events and pieces of memory that were made and not given back.
 int alive = 0;
 
-// Whether devices have memory pools, where they have.
+// Where false, every device says that it has no memory pools.
 bool has_pools = true;
 
 bool has(std::string_view name, std::string_view part) { return name.find(part) != std::string_view::npos; }
@@ -526,7 +526,7 @@ TEST_F(CudaFailures, of_memory_say_how_much_was_asked_for) {
   EXPECT_TRUE(subject.everything() == before);
 }
 
-// There, memory that steps may still use goes back when what the optimizer's own stream waits for is done.
+// Without, memory comes from the current device, and goes back when what the optimizer's own stream waits for is done.
 TEST_F(CudaFailures, to_have_memory_pools_change_nothing) {
   const std::vector<Shape> shapes{{5000}, {33, DataType::bfloat16, DataType::bfloat16}};
   const auto run = [&](Device device) {
@@ -538,11 +538,15 @@ TEST_F(CudaFailures, to_have_memory_pools_change_nothing) {
   };
   const std::string on_cpu = run(Device::cpu());
   const int alive_at_first = alive;
+  int devices = 0;
+  ASSERT_EQ(cudaGetDeviceCount(&devices), cudaSuccess);
+  ASSERT_EQ(cudaSetDevice(devices - 1), cudaSuccess);  // another, where there is one
   std::vector<Seen> all;
   seen = &all;
   has_pools = false;
   const std::string on_device = run(cuda_device());
   seen = nullptr;
+  ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
   EXPECT_TRUE(on_device == on_cpu);
   EXPECT_EQ(alive, alive_at_first);
   int given_back = 0;
