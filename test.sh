@@ -4,7 +4,7 @@
 #   ./test.sh --full   also: clang, the sanitizers, arm64 under QEMU, formatting, clang-tidy, ten minutes of fuzzing, the
 #                      mutation check and the long tests
 # With ADAMANT_EMULATOR set to a command prefix, the device tests run under it; with ADAMANT_EMULATOR_SHUFFLED, a prefix
-# that runs a device's threads in random order, they do so a second time. With ADAMANT_REQUIRE_CUDA=1 a device test that
+# that runs a device's threads in random order, most do so a second time. With ADAMANT_REQUIRE_CUDA=1 a device test that
 # cannot run is a failure.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -27,7 +27,6 @@ if $full; then scripts/setup.sh clang clang-format clang-tidy libomp-dev; else s
 
 if [ -n "${ADAMANT_EMULATOR:-}" ] && { command -v nvcc > /dev/null || [ -n "${CUDACXX:-}" ]; }; then
   preset=emulated
-  export ADAMANT_REQUIRE_CUDA=1  # an emulator that does not start is a failure too
 else
   preset=release
   architectures=$(scripts/cuda_architectures.sh)
@@ -53,6 +52,7 @@ if $full; then
 fi
 
 echo "== Testing"
+if [ "$preset" = emulated ]; then export ADAMANT_REQUIRE_CUDA=1; fi  # an emulator that does not start is a failure too
 labels=(-LE full)
 if $full; then labels=(); fi
 status=0
@@ -69,7 +69,8 @@ run_tests build/tests.xml build/tests.log "${labels[@]}"
 all=(build/tests.xml)
 if [ -n "${ADAMANT_EMULATOR_SHUFFLED:-}" ] && [ "$preset" = emulated ]; then
   echo "== Testing the device code again, with its threads in random order"
-  # Without what says nothing about device code, and digests of tensors of one type: those of every type run the kernels.
+  # Without what runs no device code, or only what other tests here run: benchmarks, most tests of the command line,
+  # digests of tensors of one type (those of every type run the same kernels).
   without='at_every_simd_level|Digest.*(_float32|_float64)|^GpuBench\.the_program|^DescendCommand\.[^W]'
   without+='|^(CommandLine|Trap19Prepared|Bench|GoogleBenchmark|Sampling|Moved|Ceilings|Shapes|Machine)\.'
   ADAMANT_EMULATOR=$ADAMANT_EMULATOR_SHUFFLED \

@@ -91,8 +91,11 @@ ADAMANT_HOST_DEVICE Decision decide(const Control& control, const Measured* meas
   }
   report.skipped = decision.skip ? 1 : 0;
   report.skipped_steps += report.skipped;
-  if (control.has_loss_scale == 0) return decision;
-  if (found) {
+  if (control.has_loss_scale == 0) {
+    // A graph with a setter of its own may have turned one on meanwhile.
+    report.loss_scale = 1.0F;
+    report.good_steps = 0;
+  } else if (found) {
     report.loss_scale = static_cast<float>(static_cast<double>(report.loss_scale) * control.backoff);
     report.good_steps = 0;
   } else if (++report.good_steps >= control.growth_interval) {

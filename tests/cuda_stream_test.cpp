@@ -586,7 +586,7 @@ TEST_F(CudaStreams, that_are_captured_turn_no_norm_on_or_off) {
   }
 }
 
-// Every replay would set it to its initial value.
+// Every replay would begin the report anew.
 TEST_F(CudaStreams, that_are_captured_begin_and_end_no_loss_scale) {
   Model model(Adam{}, cuda_device());
   const OwnStream stream;
@@ -606,6 +606,23 @@ TEST_F(CudaStreams, that_are_captured_begin_and_end_no_loss_scale) {
   EXPECT_TRUE(stream.is_capturing());
   stream.end_capture();
   EXPECT_TRUE(model.optimizer.control().loss_scale);
+}
+
+TEST_F(CudaStreams, have_no_loss_scale_but_that_of_the_last_setter) {
+  Model model(Adam{}, cuda_device());
+  const OwnStream stream;
+  model.optimizer.set_control({.clip_norm = 1.0, .loss_scale = LossScale{}}, stream);
+  model.optimizer.prepare(stream);
+  stream.begin_capture();
+  model.optimizer.set_control({.clip_norm = 2.0, .loss_scale = LossScale{.growth_interval = 1}}, stream);
+  model.optimizer.step(stream);
+  const Graph graph = stream.end_capture();
+  model.optimizer.set_control({.clip_norm = 2.0}, stream);
+  stream.launch(graph);  // turns it on again
+  EXPECT_EQ(model.optimizer.report(stream).loss_scale, 2.0F);
+  model.optimizer.set_control({.clip_norm = 1.0}, stream);
+  model.optimizer.step(stream);
+  EXPECT_EQ(model.optimizer.report(stream).loss_scale, 1.0F);
 }
 
 // The order of the legacy stream, in which state() prepares, is not to be had while a stream that it waits for is
@@ -857,6 +874,7 @@ TEST_F(CudaStreams, leave_the_current_device_as_it_was) {
     both("step", step);
     both("save", [&](Optimizer& o) { o.save(folder / "file"); });
     both("step", step);
+    EXPECT_TRUE(on_device.everything() == on_cpu.everything());
     both("load", [&](Optimizer& o) { o.load(folder / "file"); });
     both("step", step);
     EXPECT_TRUE(on_device.everything() == on_cpu.everything());

@@ -641,7 +641,8 @@ TEST_P(Ptx, hands_on_the_sums_of_the_norm_behind_fences) {
     const std::vector<std::size_t> arrivals =
         all([](const Instruction& instruction) { return instruction.operation() == "atom" && instruction.has("add"); });
     const std::vector<std::size_t> fences = all([](const Instruction& instruction) {
-      return instruction.operation() == "membar" || instruction.operation() == "fence";
+      return (instruction.operation() == "membar" && instruction.has("gl")) ||
+             (instruction.operation() == "fence" && instruction.has("gpu"));
     });
     ASSERT_EQ(arrivals.size(), 1U) << kernel->name;
     ASSERT_EQ(fences.size(), 2U) << kernel->name;

@@ -152,7 +152,9 @@ typedef struct adamant_step_control {
   size_t struct_size;  ///< `sizeof(adamant_step_control)`
   /// The gradients are so many times too large: > 0, and its inverse, as a float32, neither 0 nor infinite; 0 is 1.
   double gradient_scale;
-  /// The same as a float32 in device memory, read by every step; null: there is none.
+  /// The same as a float32 in device memory, read by every step; null: there is none. A value there that is not
+  /// positive and finite, or whose inverse is not finite as a float32, makes the step one with a gradient that is not
+  /// finite.
   const float* gradient_scale_pointer;
   /// A float32 in device memory that is not zero where a gradient is not finite, with `non_finite` ADAMANT_SKIP or a
   /// loss scale only; null: these look at every gradient.

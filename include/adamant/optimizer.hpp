@@ -126,9 +126,9 @@ class ADAMANT_API Optimizer {
   /// On a CUDA device the new address is uploaded by the next step() or prepare(), in the order of that call's stream,
   /// together with those of all other tensors: call prepare(stream) before replaying a graph. A graph captured before
   /// a change of the tensors, of their groups or of which are frozen, or before the norm was turned on, keeps its old
-  /// addresses; so it does after a load() that changed groups, freezes or the tensors' identities. At most four such
-  /// uploads are in flight; a call that makes a fifth waits for the first. \throws std::invalid_argument when `stream`
-  /// is being captured
+  /// addresses; so it does after a load() that changed groups, freezes or what random bits are keyed by. At most four
+  /// such uploads are in flight; a call that makes a fifth waits for the first.
+  /// \throws std::invalid_argument when `stream` is being captured
   void set_gradient(TensorId tensor, ConstArray gradient, Stream stream = nullptr);
 
   /// The options of a group, valid until the next add_group() or load().

@@ -5,7 +5,8 @@
 ///     x <- x - (eta lambda x + eta (m / (1 - beta1^t)) / (sqrt(s / (1 - beta2^t)) + epsilon))
 ///
 /// Source: Loshchilov and Hutter 2019, algorithm 2, with PyTorch's convention that lambda is multiplied by eta; options
-/// as torch.optim.AdamW. Decaying inside the one subtraction is PyTorch's result with one rounding of x instead of two.
+/// as torch.optim.AdamW. Decaying inside the one subtraction is PyTorch's result with one rounding of x instead of two;
+/// but an infinite parameter becomes NaN.
 #pragma once
 
 #include "adamant/rules/adam.hpp"

@@ -6,7 +6,8 @@
 ///                                     with weight decay: g <- g + lambda x first
 ///
 /// Source: Polyak 1964; Sutskever et al. 2013; options as torch.optim.SGD. With momentum = 0 dampening still scales the
-/// gradient, as the equation says, where torch.optim.SGD leaves the buffer and the dampening out.
+/// gradient, as the equation says, where torch.optim.SGD leaves the buffer and the dampening out. An infinite parameter
+/// becomes NaN without weight decay too, where torch.optim.SGD keeps it.
 #pragma once
 
 #include "adamant/arithmetic.hpp"

@@ -7,8 +7,9 @@
 ///     momentum:  b <- mu b + g / root;  x <- x - eta b     with weight decay: g <- g + lambda x first
 ///
 /// Source: Tieleman and Hinton 2012, lecture 6.5; Graves 2013 (centered); options as torch.optim.RMSprop.
-/// Deviations from PyTorch: gamma defaults to 0.9 and epsilon to 1e-6 inside the root, and the centered variance is
-/// clamped at zero, where PyTorch takes the root of a negative number.
+/// Deviations from PyTorch: gamma defaults to 0.9 and epsilon to 1e-6 inside the root; the centered variance is clamped
+/// at zero, where PyTorch takes the root of a negative number; an infinite parameter becomes NaN without weight decay
+/// too.
 #pragma once
 
 #include "adamant/arithmetic.hpp"
