@@ -30,7 +30,7 @@ void fill_values(T* values, std::int64_t count, double scale, int threads) {
   }
 }
 
-// One line after the other, each loaded and stored: memcpy() goes past the caches where much is copied.
+// One line after the other, each loaded and stored.
 void copy_lines(std::byte* to, const std::byte* from, std::int64_t bytes) {
   std::int64_t i = 0;
   for (; i + kLine <= bytes; i += kLine) {

@@ -599,7 +599,7 @@ std::string to_page(const json& original) {
       "kernels "
       "that move the same bytes in the same mix of reads and writes and compute nothing, measured in the same run on "
       "the "
-      "same buffers. Percentages pair runs a moment apart, and may pass 100 by noise.</p>\n";
+      "same buffers. Percentages pair runs a moment apart, and may pass 100.</p>\n";
   html += facts_section(report);
   html += bandwidth_section(rows, pin_rate);
   html += ratio_section(ratios);
