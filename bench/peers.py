@@ -25,6 +25,7 @@ import json
 import math
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -513,6 +514,8 @@ def main():
           f"{adamant.version()}{f', {words.threads} threads' if kind == 'cpu' else ''}.\n")
     print(f"{'method':<17} {'step':<14} {'parameters':>14}  {'peer':<46} {'ms':>11} {'adamant ms':>11} {'takes':>9} "
           f"{'spread':>6}")
+    # timeout, and batch systems, end programs by a signal of which Python knows nothing.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         peers = imported(run, kind)
         seconds = words.seconds / max(1, len(shapes) * len(words.methods) + 1)

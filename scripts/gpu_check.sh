@@ -202,6 +202,7 @@ phase_compare() {
       "--count 4099 --steps 3 --storage all --method adam --clip-norm 1 --loss-scale" "--count 4194309 --steps 2 --method gradient_descent")
   fi
   echo "[" > "$out/compare.json"
+  trap 'echo "]" >> "$out/compare.json"' EXIT  # also where the phase is stopped
   for words in "${runs[@]}"; do
     echo "== compare $words"
     # shellcheck disable=SC2086  # words
@@ -214,7 +215,6 @@ phase_compare() {
     fi
     echo
   done
-  echo "]" >> "$out/compare.json"
   return "$status"
 }
 

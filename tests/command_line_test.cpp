@@ -376,20 +376,23 @@ TEST_F(CommandLine, BenchThatIsInterruptedWritesWhatItHas) {
   const Words words{
       "bench", "--device",  "cpu", "--method", "gradient_descent", "--sizes",         sizes, "--repetitions",
       "3",     "--threads", "1",   "--hot",    "--json-file",      file("bench.json")};
-  const Outcome outcome = run(words, {.interrupt_at = "gradient_descent            17 "});
-  EXPECT_EQ(outcome.exit_code, 130) << to_text(words, outcome);
-  EXPECT_EQ(outcome.signal, 0) << to_text(words, outcome);
-  EXPECT_NE(outcome.err.find("interrupted"), std::string::npos) << to_text(words, outcome);
-  const Json report = Json::parse(contents(file("bench.json")));
-  EXPECT_EQ(report.at("complete"), false);
-  EXPECT_GE(report.at("results").size(), 2U);
-  EXPECT_LT(report.at("results").size(), kSizes);
-  for (const Json& result : report.at("results")) {
-    EXPECT_GE(result.at("seconds").size(), 1U);
-    EXPECT_EQ(result.at("seconds").size(), result.at("ceiling_seconds").size());
+  for (const int signal : {SIGINT, SIGTERM}) {
+    SCOPED_TRACE(signal);
+    const Outcome outcome = run(words, {.interrupt_at = "gradient_descent            17 ", .interrupt_by = signal});
+    EXPECT_EQ(outcome.exit_code, 130) << to_text(words, outcome);
+    EXPECT_EQ(outcome.signal, 0) << to_text(words, outcome);
+    EXPECT_NE(outcome.err.find("interrupted"), std::string::npos) << to_text(words, outcome);
+    const Json report = Json::parse(contents(file("bench.json")));
+    EXPECT_EQ(report.at("complete"), false);
+    EXPECT_GE(report.at("results").size(), 2U);
+    EXPECT_LT(report.at("results").size(), kSizes);
+    for (const Json& result : report.at("results")) {
+      EXPECT_GE(result.at("seconds").size(), 1U);
+      EXPECT_EQ(result.at("seconds").size(), result.at("ceiling_seconds").size());
+    }
+    const auto rows = static_cast<std::size_t>(std::count(outcome.out.begin(), outcome.out.end(), '%'));
+    EXPECT_GE(rows, 2 * report.at("results").size()) << outcome.out;
   }
-  const auto rows = static_cast<std::size_t>(std::count(outcome.out.begin(), outcome.out.end(), '%'));
-  EXPECT_GE(rows, 2 * report.at("results").size()) << outcome.out;
 }
 
 TEST_F(CommandLine, BenchFailsWhenThereIsMemoryForNoSize) {

@@ -55,15 +55,16 @@ inline void expect_refusal(const std::vector<std::string>& words, const Outcome&
 struct RunLimits {
   unsigned seconds = 60;
   std::string standard_output{};  // a file to send it to instead of keeping it
-  std::string interrupt_at{};     // Ctrl-C, once this has been printed
+  std::string interrupt_at{};     // a signal, once this has been printed
+  int interrupt_by = SIGINT;      // Ctrl-C
 };
 
-// Waits for a program. Sends it an interrupt once the file has the text.
-inline bool wait_for(pid_t child, int* status, const std::string& file, const std::string& interrupt_at) {
-  for (bool sent = interrupt_at.empty(); !sent;) {
+// Waits for a program. Sends it the signal once the file has the text.
+inline bool wait_for(pid_t child, int* status, const std::string& file, const RunLimits& limits) {
+  for (bool sent = limits.interrupt_at.empty(); !sent;) {
     const pid_t ended = ::waitpid(child, status, WNOHANG);
     if (ended != 0) return ended == child;
-    sent = contents(file).find(interrupt_at) != std::string::npos && ::kill(child, SIGINT) == 0;
+    sent = contents(file).find(limits.interrupt_at) != std::string::npos && ::kill(child, limits.interrupt_by) == 0;
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   return ::waitpid(child, status, 0) == child;
@@ -92,13 +93,13 @@ inline Outcome run_program(const std::vector<std::string>& words, const RunLimit
     const rlimit no_core{0, 0};
     ::setrlimit(RLIMIT_CORE, &no_core);
     ::alarm(limits.seconds);  // goes on through exec, as ignoring a signal does
-    ::signal(SIGINT, SIG_DFL);
+    for (const int signal : {SIGINT, SIGTERM}) ::signal(signal, SIG_DFL);
     ::execv(arguments[0], arguments.data());
     ::_exit(127);
   }
   Outcome outcome;
   int status = 0;
-  if (child < 0 || !wait_for(child, &status, out, limits.interrupt_at)) {
+  if (child < 0 || !wait_for(child, &status, out, limits)) {
     ADD_FAILURE() << "cannot run " << words[0];
     return outcome;
   }

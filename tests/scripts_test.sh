@@ -58,6 +58,7 @@ echo "adamant $*"
 case "$*" in
   info) echo "default   ${STUB_DEVICE:-cuda:0}, where --device says nothing else" ;;
   *"${STUB_FAILS:-nothing}"*) exit 1 ;;
+  *"${STUB_HANGS:-nothing}"*) exec sleep 30 ;;
 esac
 while [ $# -gt 1 ]; do
   if [ "$1" = --json-file ]; then echo '{"of": "a stub"}' > "$2"; fi
@@ -139,6 +140,11 @@ expect_equal "gpu_check.sh: one comparison fails" "$(STUB_FAILS="compare --devic
 bench passed
 1"
 grep -q 4294967301 "$folder/gpu/compare.log" || fail "gpu_check.sh: a comparison that fails ends the others"
+expect_equal "gpu_check.sh: a phase takes too long" \
+  "$(ADAMANT_PHASE_SECONDS=1 STUB_HANGS="--dtype f64" check "$folder/gpu" compare)" "compare failed stopped after 1 s
+1"
+expect_equal "gpu_check.sh: compare.json of a phase that was stopped" "$(tr -d '\n' < "$folder/gpu/compare.json" | tr -s ' ')" \
+  '[{"of": "a stub"},{"of": "a stub"}]'
 expect_equal "gpu_check.sh: a test fails" "$(STUB_TEST=1 check "$folder/gpu" test)" "test failed see $folder/gpu/test.log
 1"
 for words in "first: require 1" "what went wrong" "4 passed, 1 failed, 0 skipped" "failed: adamant_first_test.0\$"; do

@@ -39,15 +39,18 @@ void Progress::at(double fraction, const std::string& detail) {
 
 Interruption::Interruption() {
   interrupted = 0;
-  sigaction(SIGINT, nullptr, &before_);
-  if (before_.sa_handler == SIG_IGN) return;
   struct sigaction remember {};
   remember.sa_handler = [](int /*signal*/) { interrupted = 1; };
   remember.sa_flags = SA_RESETHAND | SA_RESTART;
-  sigaction(SIGINT, &remember, nullptr);
+  for (auto& [signal, before] : before_) {
+    sigaction(signal, nullptr, &before);
+    if (before.sa_handler != SIG_IGN) sigaction(signal, &remember, nullptr);
+  }
 }
 
-Interruption::~Interruption() { sigaction(SIGINT, &before_, nullptr); }
+Interruption::~Interruption() {
+  for (const auto& [signal, before] : before_) sigaction(signal, &before, nullptr);
+}
 
 bool Interruption::asked() const { return interrupted != 0; }
 

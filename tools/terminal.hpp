@@ -3,6 +3,7 @@
 
 #include <csignal>
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -31,8 +32,9 @@ class Progress {
   bool shown_ = false;
 };
 
-// While one lives, the first Ctrl-C does not end the program but is remembered; the second ends it. Where the program
-// was started with interrupts ignored, they stay ignored. One at a time.
+// While one lives, the first Ctrl-C does not end the program but is remembered, nor does the first SIGTERM, by which
+// timeout and batch systems end programs; the second ends it. What was ignored when the program was started stays
+// ignored. One at a time.
 class Interruption {
  public:
   Interruption();
@@ -42,7 +44,11 @@ class Interruption {
   bool asked() const;
 
  private:
-  struct sigaction before_ {};
+  struct Before {
+    int signal;
+    struct sigaction action {};
+  };
+  std::array<Before, 2> before_{{{SIGINT}, {SIGTERM}}};
 };
 
 // A number for JSON, which has no NaN and no infinity: those become text.
