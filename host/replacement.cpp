@@ -42,6 +42,20 @@ int write_all(std::span<const std::byte> bytes, const WriteSome& write_some) {
   return 0;
 }
 
+// Gives a new file, which only its owner may use, owner, group and permissions of the one that it is to replace, as far
+// as the process may. Where it may not the file is only more private: another group gets nothing.
+void hand_on_permissions(const struct stat& former, int descriptor) {
+  mode_t mode = former.st_mode & 0777;
+  struct stat own {};
+  if (::fstat(descriptor, &own) != 0) return;
+  if ((own.st_uid != former.st_uid || own.st_gid != former.st_gid) &&
+      ::fchown(descriptor, former.st_uid, former.st_gid) != 0 &&
+      ::fchown(descriptor, static_cast<uid_t>(-1), former.st_gid) != 0) {
+    mode &= ~static_cast<mode_t>(S_IRWXG);
+  }
+  static_cast<void>(::fchmod(descriptor, mode));
+}
+
 }  // namespace
 
 Replacement::Replacement(const std::filesystem::path& target)
@@ -55,8 +69,7 @@ Replacement::Replacement(const std::filesystem::path& target)
   if (replaces && !S_ISREG(former.st_mode)) {
     not_saved(S_ISDIR(former.st_mode) ? EISDIR : ENOTSUP, "cannot replace what is not a regular file", target);
   }
-  // What only its owner may read stays so while it is written.
-  const mode_t mode = replaces ? former.st_mode & 0777 : 0666;
+  const mode_t mode = replaces ? former.st_mode & 0700 : 0666;
   static std::atomic<unsigned> next{0};
   do {  // goes on where a killed process of the same number left files
     path_ = folder_ / (".adamant-" + std::to_string(::getpid()) + "-" + std::to_string(next++) + ".tmp");
@@ -64,8 +77,7 @@ Replacement::Replacement(const std::filesystem::path& target)
         uninterrupted([&] { return ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, mode); });
   } while (descriptor_ < 0 && errno == EEXIST);
   if (descriptor_ < 0) not_saved(errno, "cannot create a file beside it", target);
-  // The bits that the umask took away; without them the file is only more private.
-  if (replaces) static_cast<void>(::fchmod(descriptor_, former.st_mode & 07777));
+  if (replaces) hand_on_permissions(former, descriptor_);
 }
 
 Replacement::~Replacement() {

@@ -13,8 +13,8 @@ namespace adamant::host {
 // after which what was at `target` is as it was; commit() alone may throw DurabilityUnsure as well.
 class Replacement {
  public:
-  // Refuses a target that is there and is not a regular file: renaming over a device would take it away. Takes over the
-  // permissions of a file that is.
+  // Refuses a target that is there and is not a regular file: renaming over a device would take it away. Takes over
+  // owner, group and permissions of a file that is, as far as the process may, and no access control list.
   explicit Replacement(const std::filesystem::path& target);
   Replacement(const Replacement&) = delete;
   Replacement& operator=(const Replacement&) = delete;

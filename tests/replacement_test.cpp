@@ -79,6 +79,7 @@ ssize_t __real_write(int descriptor, const void* data, std::size_t size);
 ssize_t __real_pwrite(int descriptor, const void* data, std::size_t size, off_t offset);
 int __real_open(const char* path, int flags, ...);
 int __real_fchmod(int descriptor, mode_t mode);
+int __real_fchown(int descriptor, uid_t owner, gid_t group);
 int __real_fsync(int descriptor);
 int __real_close(int descriptor);
 int __real_rename(const char* from, const char* to);
@@ -97,6 +98,9 @@ int __wrap_open(const char* path, int flags, ...) {
   return fails("open") ? -1 : __real_open(path, flags, mode);
 }
 int __wrap_fchmod(int descriptor, mode_t mode) { return fails("fchmod") ? -1 : __real_fchmod(descriptor, mode); }
+int __wrap_fchown(int descriptor, uid_t owner, gid_t group) {
+  return fails("fchown") ? -1 : __real_fchown(descriptor, owner, group);
+}
 int __wrap_fsync(int descriptor) { return fails("fsync") ? -1 : __real_fsync(descriptor); }
 int __wrap_close(int descriptor) {
   const bool failed = fails("close");
@@ -250,6 +254,24 @@ TEST_F(Replacing, lets_nobody_read_while_it_is_written_what_only_its_owner_may_r
   });
   ::umask(mask);
   EXPECT_GT(seen, 10);
+}
+
+// Where the process may give a file away; where it may not the group, which is another, has no rights to it.
+TEST_F(Replacing, hands_on_whose_the_file_was_or_is_more_private) {
+  constexpr uid_t kOwner = 12345;
+  constexpr gid_t kGroup = 23456;
+  if (::chown(path.c_str(), kOwner, kGroup) != 0) GTEST_SKIP() << "this process may give no file away";
+  for (const bool may : {true, false}) {
+    ASSERT_EQ(::chown(path.c_str(), kOwner, kGroup), 0);
+    ASSERT_EQ(::chmod(path.c_str(), 0660), 0);
+    save_with([&](const Call& call) { return call.name == "fchown" && !may ? Happens::failure : Happens::nothing; });
+    struct stat now {};
+    ASSERT_EQ(::stat(path.c_str(), &now), 0);
+    EXPECT_EQ(contents(path), newer);
+    EXPECT_EQ(now.st_uid, may ? kOwner : ::geteuid());
+    EXPECT_EQ(now.st_gid == kGroup, may);
+    EXPECT_EQ(now.st_mode & 0777, may ? 0660U : 0600U);
+  }
 }
 
 TEST_F(Replacing, goes_on_after_interrupted_calls) {
