@@ -2,7 +2,16 @@
 set(ADAMANT_HAVE_CUDA OFF)
 # Machine code for each of these, and PTX for what comes after the last.
 set(ADAMANT_RELEASE_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120)
-if(NOT ADAMANT_CUDA STREQUAL "OFF")
+# As CMake has booleans, for projects that pass theirs on.
+string(TOUPPER "${ADAMANT_CUDA}" adamant_cuda_wanted)
+if(adamant_cuda_wanted MATCHES "^(ON|YES|TRUE|Y|1)$")
+  set(adamant_cuda_wanted ON)
+elseif(adamant_cuda_wanted MATCHES "^(OFF|NO|FALSE|N|0)$")
+  set(adamant_cuda_wanted OFF)
+elseif(NOT adamant_cuda_wanted STREQUAL "AUTO")
+  message(FATAL_ERROR "ADAMANT_CUDA is \"${ADAMANT_CUDA}\"; allowed: ON, OFF, AUTO")
+endif()
+if(NOT adamant_cuda_wanted STREQUAL "OFF")
   include(CheckLanguage)
   check_language(CUDA)
   # Older ones know neither C++20 nor all of the architectures; asked for before the language is enabled for those.
@@ -39,7 +48,7 @@ if(NOT ADAMANT_CUDA STREQUAL "OFF")
     list(GET ADAMANT_CUDA_ONE_ARCHITECTURE 0 ADAMANT_CUDA_ONE_ARCHITECTURE)
     string(REGEX REPLACE "-.*" "" ADAMANT_CUDA_ONE_ARCHITECTURE "${ADAMANT_CUDA_ONE_ARCHITECTURE}")
     set(ADAMANT_HAVE_CUDA ON)
-  elseif(ADAMANT_CUDA STREQUAL "ON")
+  elseif(adamant_cuda_wanted STREQUAL "ON")
     message(FATAL_ERROR "ADAMANT_CUDA is ON but ${adamant_cuda_fault}: install the CUDA toolkit, set CUDACXX to its nvcc, or "
                         "configure with -DADAMANT_CUDA=OFF")
   else()

@@ -9,5 +9,14 @@ set(options "-DCMAKE_CUDA_COMPILER=${HERE}/nvcc" -DADAMANT_TESTS=OFF -DADAMANT_B
 file(REMOVE_RECURSE "${HERE}/auto")
 expect_output("nvcc is not the nvcc of CUDA 13 or newer.*no CUDA backend" "${CMAKE_COMMAND}" -S "${SOURCE}" -B "${HERE}/auto"
   -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}" ${options})
-expect_refusal("ADAMANT_CUDA is ON but [^ ]*nvcc is not the nvcc of CUDA 13 or newer" "${SOURCE}" "${HERE}/on" ${options}
-  -DADAMANT_CUDA=ON)
+foreach(on IN ITEMS ON true 1)
+  expect_refusal("ADAMANT_CUDA is ON but [^ ]*nvcc is not the nvcc of CUDA 13 or newer" "${SOURCE}" "${HERE}/${on}" ${options}
+    -DADAMANT_CUDA=${on})
+endforeach()
+expect_refusal("ADAMANT_CUDA is \"maybe\"; allowed: ON, OFF, AUTO" "${SOURCE}" "${HERE}/maybe" ${options} -DADAMANT_CUDA=maybe)
+foreach(off IN ITEMS OFF false 0)
+  file(REMOVE_RECURSE "${HERE}/${off}")
+  expect_output("no CUDA backend" "${CMAKE_COMMAND}" -S "${SOURCE}" -B "${HERE}/${off}" -G "${GENERATOR}"
+    "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_CUDA_COMPILER=${CUDA_COMPILER}" -DADAMANT_TESTS=OFF -DADAMANT_BENCH=OFF
+    -DADAMANT_TOOLS=OFF -DADAMANT_CUDA=${off})
+endforeach()
