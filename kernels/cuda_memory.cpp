@@ -160,6 +160,12 @@ void Staging::reserve(std::int64_t bytes) {
       for (void* other : fresh) {
         if (other != nullptr) cudaFreeHost(other);
       }
+      if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        throw OutOfMemory(
+            "adamant: out of memory: " + std::to_string(wanted) +
+            " bytes of pinned host memory were asked for, to bring the addresses of gradients to the device");
+      }
       check(error, "cudaMallocHost", "making the staging memory of refreshes");
     }
   }

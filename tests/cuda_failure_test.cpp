@@ -20,6 +20,7 @@
 
 #include "adamant/adamant.hpp"
 #include "host/device_memory.hpp"
+#include "kernels/tuning.hpp"
 #include "tests/control.hpp"
 #include "tests/device.hpp"
 #include "tests/folder.hpp"
@@ -524,6 +525,22 @@ TEST_F(CudaFailures, of_memory_say_how_much_was_asked_for) {
   EXPECT_EQ(thrown, 2) << "the states and the tables";
   subject.optimizer().remove(TensorId{4});
   EXPECT_TRUE(subject.everything() == before);
+}
+
+TEST_F(CudaFailures, of_pinned_memory_are_a_lack_of_memory_too) {
+  host::DeviceMemory memory(cuda_device());
+  const host::DeviceArray<float> parameter(memory, 100);
+  const host::DeviceArray<float> gradient(memory, 100);
+  Optimizer optimizer(Adam{}, cuda_device());
+  const TensorId id =
+      optimizer.add({.name = "x", .parameter = {parameter.data(), 100}, .gradient = {gradient.data(), 100}});
+  for (int n = 1; n <= kernels::kStagedRefreshes; ++n) {
+    const Failing failing({.number = n, .error = cudaErrorMemoryAllocation, .only = "cudaMallocHost"});
+    EXPECT_THROW(optimizer.prepare(), OutOfMemory) << n;
+    EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+  }
+  optimizer.step();
+  EXPECT_EQ(optimizer.step_count(id), 1);
 }
 
 // Without, memory comes from the current device, and goes back when what the optimizer's own stream waits for is done.
