@@ -3,6 +3,7 @@
 // The whole of xxHash as static functions: nothing to link, and no symbol that a program's own copy could replace.
 #define XXH_INLINE_ALL
 #include <xxhash.h>
+static_assert(XXH_VERSION_NUMBER >= 800, "xxhash.h is older than 0.8, whose XXH3 gave other digests");
 
 #include <algorithm>
 #include <cstring>

@@ -22,7 +22,12 @@
 
 // A program around this library may hold a copy of nlohmann's JSON compiled with other flags (-ffast-math, or
 // JSON_NOEXCEPTION, which aborts instead of throwing), and the linker keeps one copy of what has the same name. This
-// one has another.
+// one has another. Nor may what a project around this one defines reach it.
+#undef JSON_NOEXCEPTION
+#undef JSON_THROW_USER
+#undef JSON_TRY_USER
+#undef JSON_CATCH_USER
+#undef JSON_INTERNAL_CATCH_USER
 #define nlohmann adamant_json
 #include <nlohmann/json.hpp>
 #undef nlohmann

@@ -101,8 +101,8 @@ class File {
   /// and std::runtime_error if the path is not a regular file or the file breaks a rule of the
   /// format: no hole, overlap or trailing byte, no name twice, no unknown type or field, the size
   /// that type and shape ask for, a header of at most 100 MB. Beyond the format, it refuses a
-  /// header string longer than both 16 KiB and a quarter of the file. The message names file,
-  /// tensor, field, value and what is allowed.
+  /// header string longer than both 16 KiB and a quarter of the file, and more than 2 KiB between two
+  /// strings of the header. The message names file, tensor, field, value and what is allowed.
   static File open(const std::filesystem::path& path);
 
   /// The path as it was given to open().

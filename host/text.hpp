@@ -71,14 +71,19 @@ inline std::string printable(std::string_view text, std::size_t limit = 200) {
     if (static_cast<unsigned char>(text.back()) >= 0xC0) text.remove_suffix(1);
   }
   std::string result;
-  for (const char character : text) {
-    const auto byte = static_cast<unsigned char>(character);
-    if (byte < 0x20 || byte == 0x7F) {
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const auto next = i + 1 < text.size() ? static_cast<unsigned char>(text[i + 1]) : 0U;
+    const auto before = i > 0 ? static_cast<unsigned char>(text[i - 1]) : 0U;
+    // U+0080 to U+009F are control characters too, some terminals': two bytes of UTF-8.
+    const bool is_of_c1 =
+        (byte == 0xC2 && next >= 0x80 && next < 0xA0) || (before == 0xC2 && byte >= 0x80 && byte < 0xA0);
+    if (byte < 0x20 || byte == 0x7F || is_of_c1) {
       result += "\\x";
       result += "0123456789abcdef"[byte >> 4];
       result += "0123456789abcdef"[byte & 15];
     } else {
-      result += character;
+      result += text[i];
     }
   }
   return result + (cut ? "..." : "");

@@ -723,7 +723,12 @@ TEST_F(Checkpoint, with_a_null_byte_in_its_path_is_neither_saved_nor_loaded) {
 }
 
 TEST_F(Checkpoint, with_control_characters_is_refused_in_text_that_a_terminal_can_show) {
-  rewrite([](auto& metadata, auto&) { metadata["adamant.method"] = std::string(2000, '\x1b') + "\n"; });
+  rewrite([](auto& metadata, auto&) {
+    metadata["adamant.method"] =
+        "\xC2\x9B"
+        "31m\xC2\x85\xC3\xA9" +
+        std::string(2000, '\x1b') + "\n";
+  });
   try {
     run.optimizer.load(path);
     ADD_FAILURE() << "loaded";
@@ -732,6 +737,7 @@ TEST_F(Checkpoint, with_control_characters_is_refused_in_text_that_a_terminal_ca
     EXPECT_LT(text.size(), 2000U);
     EXPECT_NE(text.find("\\x1b"), std::string::npos);
     EXPECT_EQ(std::count(text.begin(), text.end(), '\x1b'), 0);
+    EXPECT_NE(text.find("\\xc2\\x9b31m\\xc2\\x85\xC3\xA9"), std::string::npos) << text;  // and \u00E9 as it is
   }
 }
 

@@ -397,6 +397,15 @@ TEST_F(Safetensors, RefusesAShapeWithoutEnd) {
                  {"tensor 'w', field 'shape' has more than 64 dimensions", "at most 64"});
 }
 
+TEST_F(Safetensors, ReadsWhatIsIndentedUpTo2KiB) {
+  const auto indented = [&](std::size_t gap) {
+    return file_bytes("{" + repeated(" ", gap) + tensor("w", "F32", "[1]", "[0,4]") + "}", 4);
+  };
+  save(indented(2047));  // and the brace
+  EXPECT_NO_THROW((void)File::open(path_));
+  expect_refused(indented(2048), {"too long a gap between strings"});
+}
+
 TEST_F(Safetensors, RefusesANameThatIsThereTwice) {
   const std::string twice = tensor("w", "U8", "[0]", "[0,0]");
   expect_refused(file_bytes("{" + twice + "," + tensor("v", "U8", "[0]", "[0,0]") + "," + twice + "}"),

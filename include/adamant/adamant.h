@@ -114,9 +114,11 @@ typedef struct adamant_settings {
   size_t struct_size;    ///< `sizeof(adamant_settings)`
   int32_t device;        ///< an adamant_device_kind
   int32_t device_index;  ///< which CUDA device, from 0
-  int32_t threads;       ///< of a step on the CPU, at most 4096; 0 takes as many as OpenMP would
-  int32_t simd;          ///< an adamant_simd
-  int64_t tile;          ///< elements per tile, a multiple of 4096 up to 2^30; 0 chooses
+  /// Of a step on the CPU, at most 4096; 0 takes as many as OpenMP would. OpenMP runtimes end the process where the
+  /// system refuses them a thread, so ask for no more than it allows.
+  int32_t threads;
+  int32_t simd;  ///< an adamant_simd
+  int64_t tile;  ///< elements per tile, a multiple of 4096 up to 2^30; 0 chooses
   /// Returns `bytes` (more than zero) of memory of the device, aligned to 256, or null. Null: the library's own
   /// allocator. Called only in adamant_create(), adamant_add(), adamant_add_group(), adamant_prepare(), adamant_load()
   /// and what prepares. `stream` is one of the optimizer's own, null on the CPU: memory may be handed out before work

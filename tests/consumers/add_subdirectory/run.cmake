@@ -5,6 +5,7 @@ configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" -DBUILD_SHARED_LIBS=OFF -DMARCH_
   -DOWN_CUDA_ARCHITECTURE=${CUDA_ARCHITECTURE}-real -DCMAKE_CUDA_COMPILER_LAUNCHER=)  # a cache would leave no PTX
 build("${HERE}")
 expect_same_output("${HERE}/bin/program")
+expect_output("is not valid UTF-8" "${HERE}/bin/bad_name")
 
 # Code that is put together at link time would no longer be of one SIMD level a file.
 execute_process(COMMAND "${OBJDUMP}" -h "${HERE}/adamant/libadamant.a" OUTPUT_VARIABLE sections RESULT_VARIABLE result)
