@@ -1091,6 +1091,14 @@ TEST_F(CommandLine, RefusesOutputsThatCannotBeWritten) {
   }
 }
 
+TEST_F(CommandLine, WritesAReportWholeOrNotAtAll) {
+  std::ofstream(file("report.json")) << "the former one";
+  fs::create_hard_link(file("report.json"), file("former"));
+  run_well({"info", "--json-file", file("report.json")});
+  EXPECT_TRUE(Json::accept(contents(file("report.json"))));
+  EXPECT_EQ(contents(file("former")), "the former one") << "written over in its place";
+}
+
 TEST_F(CommandLine, SaysWhenTheDeviceIsFull) {
   const Words words{"replay", kTrace, "--method", "adam"};
   for (const Words& full :

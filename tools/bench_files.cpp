@@ -3,10 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
-#include <fstream>
 #include <stdexcept>
 #include <utility>
 
@@ -98,9 +95,7 @@ void BenchFiles::check_in_common(const std::vector<BenchCase>& planned) const {
 void BenchFiles::write(const nlohmann::json& report, const RunOptions& options) const {
   options.emit(report);
   if (html_.empty()) return;
-  std::ofstream file(html_);
-  file << to_page(report) << std::flush;
-  if (!file) throw std::runtime_error(fmt::format("adamant: cannot write {}: {}", html_, std::strerror(errno)));
+  write_result(html_, to_page(report));
 }
 
 bool BenchFiles::finish(const nlohmann::json& report, const RunOptions& options) const {

@@ -9,9 +9,11 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <span>
 #include <stdexcept>
 
 #include "host/cpu_backend.hpp"
+#include "host/replacement.hpp"
 #include "host/text.hpp"
 #include "kernels/backend.hpp"
 
@@ -81,13 +83,30 @@ Tuning RunOptions::tuning() const {
 
 void RunOptions::check_machine() const { const Optimizer probe(GradientDescent{}, make_device(), tuning()); }
 
+namespace {
+bool is_special(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored);
+}
+}  // namespace
+
+void write_result(const std::string& path, const std::string& text) {
+  if (is_special(path)) {
+    std::ofstream file(path);
+    file << text << std::flush;
+    if (!file) throw std::runtime_error(fmt::format("adamant: cannot write {}: {}", path, std::strerror(errno)));
+    return;
+  }
+  host::Replacement file(path);
+  file.append(std::as_bytes(std::span(text)));
+  file.commit();
+}
+
 void RunOptions::emit(const nlohmann::json& report) const {
   const std::string text =
       report.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";  // a path need not be UTF-8
   if (!json_file.empty()) {  // first: standard output may be a pipe that nobody reads any more
-    std::ofstream file(json_file);
-    file << text << std::flush;
-    if (!file) throw std::runtime_error(fmt::format("adamant: cannot write {}: {}", json_file, std::strerror(errno)));
+    write_result(json_file, text);
   }
   if (json) fmt::print("{}", text);
 }
@@ -138,8 +157,7 @@ void check_output(const std::string& option, const std::string& path, std::initi
   if (fs::is_directory(path, ignored)) refuse("is a folder; allowed: a file");
   const fs::path folder = fs::path(path).has_parent_path() ? fs::path(path).parent_path() : fs::path(".");
   if (!fs::is_directory(folder, ignored)) refuse("there is no folder " + folder.string());
-  const bool special = fs::exists(path, ignored) && !fs::is_regular_file(path, ignored);
-  if (!special && access(folder.c_str(), W_OK) != 0) {
+  if (!is_special(path) && access(folder.c_str(), W_OK) != 0) {
     refuse(fmt::format("cannot write in folder {}: {}", folder.string(), std::strerror(errno)));
   }
 }

@@ -59,6 +59,8 @@ CLI::Validator not_empty();
 // Before any work: whether a file may be written at `path`, as far as its folder tells, and is none of those that are
 // read. Does nothing when `path` is empty. Throws std::invalid_argument naming `option` and `path`.
 void check_output(const std::string& option, const std::string& path, std::initializer_list<std::string> read = {});
+// Writes it: a file whole or not at all, a device or a pipe as it is. Throws std::runtime_error.
+void write_result(const std::string& path, const std::string& text);
 
 // "cpu", "cuda", "cuda:N", or "auto": what default_device() says. Throws std::invalid_argument for anything else.
 Device parse_device(const std::string& text);
