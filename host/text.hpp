@@ -76,8 +76,8 @@ inline std::string printable(std::string_view text, std::size_t limit = 200) {
     const auto next = i + 1 < text.size() ? static_cast<unsigned char>(text[i + 1]) : 0U;
     const auto before = i > 0 ? static_cast<unsigned char>(text[i - 1]) : 0U;
     // U+0080 to U+009F are control characters too, some terminals': two bytes of UTF-8.
-    const bool is_of_c1 =
-        (byte == 0xC2 && next >= 0x80 && next < 0xA0) || (before == 0xC2 && byte >= 0x80 && byte < 0xA0);
+    const auto second = byte == 0xC2 ? next : before == 0xC2 ? byte : 0U;
+    const bool is_of_c1 = second >= 0x80 && second < 0xA0;
     if (byte < 0x20 || byte == 0x7F || is_of_c1) {
       result += "\\x";
       result += "0123456789abcdef"[byte >> 4];
