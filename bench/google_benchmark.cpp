@@ -20,8 +20,8 @@
 #include "bench/machine.hpp"
 #include "bench/measurement.hpp"
 #include "bench/shapes.hpp"
-#include "host/plan.hpp"
 #include "kernels/backend.hpp"
+#include "kernels/storage_types.hpp"
 
 namespace adamant::bench {
 namespace {
@@ -152,7 +152,7 @@ std::vector<std::string> all_that_is_compared(const Request& request) {
 }
 
 std::string name_of(const Request& request) {
-  std::string storage = host::short_name(request.storage);
+  std::string storage = kernels::short_name(request.storage);
   std::replace(storage.begin(), storage.end(), '/', '-');
   return fmt::format("{}/{}/{}/{}/{}{}", adamant::name(request.method), request.shape.name, name(request.pipeline),
                      storage, adamant::name(request.device), request.hot ? ":hot" : "");
@@ -167,7 +167,7 @@ void register_one(Store& store, Request request) {
 }
 
 void register_kinds(Store& store, const Request& request) {
-  for (const host::StorageTypes& storage : host::storages()) {
+  for (const kernels::StorageTypes& storage : kernels::storages()) {
     for (const Pipeline pipeline : {Pipeline::update, Pipeline::clip, Pipeline::copy}) {
       if (pipeline == Pipeline::copy && !copy_type(storage)) continue;
       Request of_kind = request;

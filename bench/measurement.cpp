@@ -107,7 +107,7 @@ struct Set {
         gradient(memory.allocate(layout.elements * size_in_bytes(request.storage.gradient))),
         optimizer(request.method, request.device, request.tuning),
         arrays(layout.arrays) {
-    const host::StorageTypes& types = request.storage;
+    const kernels::StorageTypes& types = request.storage;
     bed.fill(parameter.get(), types.parameter, layout.elements, kParameterScale);
     bed.fill(gradient.get(), types.gradient, layout.elements, kGradientScale);
     bed.wait();

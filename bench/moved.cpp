@@ -19,21 +19,22 @@ std::optional<Pipeline> pipeline_from(std::string_view text) {
   return std::nullopt;
 }
 
-std::optional<DataType> copy_type(const host::StorageTypes& storage) {
+std::optional<DataType> copy_type(const kernels::StorageTypes& storage) {
   if (storage.parameter != DataType::float32 || storage.master != Master::none) return std::nullopt;
   for (const DataType type : {DataType::bfloat16, DataType::float16}) {
-    if (host::find_storage({type, storage.gradient, storage.state, Master::float32})) return type;
+    if (kernels::find_storage({type, storage.gradient, storage.state, Master::float32})) return type;
   }
   return std::nullopt;
 }
 
-std::vector<MovedArray> moved_arrays(const Method& method, const host::StorageTypes& storage, Pipeline pipeline) {
+std::vector<MovedArray> moved_arrays(const Method& method, const kernels::StorageTypes& storage, Pipeline pipeline) {
   using What = MovedArray::What;
   std::vector<MovedArray> arrays{{What::gradient, size_in_bytes(storage.gradient), true, false}};
   // A parameter that a float32 master stands behind is only written.
   arrays.push_back({What::parameter, size_in_bytes(storage.parameter), storage.master != Master::float32, true});
-  if (storage.master == Master::float32) arrays.push_back({What::kept, 4, true, true});
-  if (storage.master == Master::remainder) arrays.push_back({What::kept, 2, true, true});
+  if (const auto kept = kernels::kept_size(storage.master); kept > 0) {
+    arrays.push_back({What::kept, kept, true, true});
+  }
   if (pipeline == Pipeline::copy) {
     arrays.push_back({What::copy, size_in_bytes(copy_type(storage).value()), false, true});
   }

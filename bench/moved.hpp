@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "adamant/adamant.hpp"
-#include "host/plan.hpp"
+#include "kernels/storage_types.hpp"
 
 namespace adamant::bench {
 
@@ -23,7 +23,7 @@ std::string_view name(Pipeline pipeline);
 std::optional<Pipeline> pipeline_from(std::string_view text);
 
 // The type of the copy that a pipeline with one writes; none where these types have no such copy.
-std::optional<DataType> copy_type(const host::StorageTypes& storage);
+std::optional<DataType> copy_type(const kernels::StorageTypes& storage);
 
 // One array of as many elements as the tensor.
 struct MovedArray {
@@ -36,7 +36,7 @@ struct MovedArray {
 };
 
 // What one pass of the update moves, the gradient first; without addresses.
-std::vector<MovedArray> moved_arrays(const Method& method, const host::StorageTypes& storage, Pipeline pipeline);
+std::vector<MovedArray> moved_arrays(const Method& method, const kernels::StorageTypes& storage, Pipeline pipeline);
 
 struct MovedBytes {
   std::int64_t read;  // of an element

@@ -15,12 +15,12 @@
 
 namespace adamant::bench {
 
-inline constexpr host::StorageTypes kPlainFloat32{DataType::float32, DataType::float32, DataType::float32,
-                                                  Master::none};
+inline constexpr kernels::StorageTypes kPlainFloat32{DataType::float32, DataType::float32, DataType::float32,
+                                                     Master::none};
 
 struct Request {
   Method method;
-  host::StorageTypes storage = kPlainFloat32;
+  kernels::StorageTypes storage = kPlainFloat32;
   Pipeline pipeline = Pipeline::update;
   Shape shape;
   int repetitions = 15;

@@ -17,10 +17,10 @@
 #include "adamant/error.hpp"
 #include "host/convert.hpp"
 #include "host/floating_point.hpp"
-#include "host/plan.hpp"
 #include "host/scalars.hpp"
 #include "host/text.hpp"
 #include "kernels/storage.hpp"
+#include "kernels/storage_types.hpp"
 
 namespace adamant::host {
 namespace {
@@ -246,7 +246,7 @@ class CpuBackend final : public kernels::Backend {
   }
 
   static std::byte* gradient_at(const kernels::TensorRow& row, std::int64_t first) {
-    const StorageTypes& types = storages()[static_cast<std::size_t>(row.storage)];
+    const kernels::StorageTypes& types = kernels::storages()[static_cast<std::size_t>(row.storage)];
     // A gradient that is to be zeroed was given as one that may be written.
     return static_cast<std::byte*>(const_cast<void*>(row.gradient)) + first * size_in_bytes(types.gradient);
   }
@@ -258,7 +258,7 @@ class CpuBackend final : public kernels::Backend {
     if (count <= 0) return;
     if (!decision_.skip) update_elements(storage, row_index, tile.first, count);
     if (row.zero_gradient == 0) return;
-    const std::int64_t size = size_in_bytes(storages()[static_cast<std::size_t>(storage)].gradient);
+    const std::int64_t size = size_in_bytes(kernels::storages()[static_cast<std::size_t>(storage)].gradient);
     std::memset(gradient_at(row, tile.first), 0, static_cast<std::size_t>(count * size));
   }
 

@@ -43,11 +43,6 @@ struct RandomBits {
   }
 };
 
-template <typename Storage>
-constexpr int kRandomArrays = Storage::kRandomStates       ? 5
-                              : Storage::Master::kIsRandom ? 1
-                                                           : 0;
-
 // --- Lines of memory
 
 // All figures: float32, 2^26 parameters, two threads of an Intel Xeon with AMX, percent of the ceiling for gradient
@@ -177,8 +172,8 @@ void update(const kernels::TensorRow& row, std::int64_t first, std::int64_t coun
                                   slot(1), slot(2), slot(3), random, conditions.prefetches);
   };
   if constexpr (Storage::Master::kIsRandom) {
-    RandomBits random[kRandomArrays<Storage>];
     constexpr int kArrays = Storage::kRandomStates ? 1 + Rule::kSlots : 1;
+    RandomBits random[kArrays];
     for (std::int64_t done = 0; done < count; done += kRandomElements) {
       for (int array = 0; array < kArrays; ++array) {
         random[array].fill(conditions.random, first + done, static_cast<std::uint32_t>(array));

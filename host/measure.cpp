@@ -3,11 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 namespace adamant::measure {
 namespace {
 
-double ulp(double x, int digits, int least_exponent) {
+double spacing(double x, int digits, int least_exponent) {
   if (!std::isfinite(x)) return std::numeric_limits<double>::infinity();
   if (x == 0) return std::ldexp(1.0, least_exponent);
   return std::ldexp(1.0, std::max(std::ilogb(x) - (digits - 1), least_exponent));
@@ -15,13 +16,16 @@ double ulp(double x, int digits, int least_exponent) {
 
 }  // namespace
 
-double ulp_float32(double x) { return ulp(x, 24, -149); }
-double ulp_float64(double x) { return ulp(x, 53, -1074); }
-double ulp_bfloat16(double x) { return ulp(x, 8, -133); }
-double ulp_float16(double x) { return ulp(x, 11, -24); }
+double ulp(DataType type, double x) {
+  switch (type) {
+    case DataType::float64: return spacing(x, 53, -1074);
+    case DataType::bfloat16: return spacing(x, 8, -133);
+    case DataType::float16: return spacing(x, 11, -24);
+    default: return spacing(x, 24, -149);
+  }
+}
 
-Errors errors_in_ulps(std::span<const double> got, std::span<const double> expected, std::span<const double> scale,
-                      Ulp ulp) {
+Errors errors_in_ulps(std::span<const double> got, std::span<const double> expected, std::span<const double> scale) {
   Errors result;
   if (got.empty()) return result;
   std::vector<double> errors(got.size());
@@ -29,7 +33,7 @@ Errors errors_in_ulps(std::span<const double> got, std::span<const double> expec
   double sum = 0;
   for (std::size_t i = 0; i < got.size(); ++i) {
     const bool same = got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i]));
-    double error = same ? 0.0 : std::fabs(got[i] - expected[i]) / ulp(scale[i]);
+    double error = same ? 0.0 : std::fabs(got[i] - expected[i]) / ulp(DataType::float32, scale[i]);
     if (std::isnan(error) || (!same && !std::isfinite(got[i]))) error = std::numeric_limits<double>::infinity();
     errors[i] = error;
     squares += error * error;

@@ -4,15 +4,13 @@
 #include <bit>
 #include <cstdint>
 #include <span>
-#include <vector>
+
+#include "adamant/types.hpp"
 
 namespace adamant::measure {
 
 // The spacing of numbers of a type at the magnitude of x: for a power of two the spacing above it.
-double ulp_float32(double x);
-double ulp_float64(double x);
-double ulp_bfloat16(double x);
-double ulp_float16(double x);
+double ulp(DataType type, double x);
 
 // Bits of a number, to compare with: +0 differs from -0, and a NaN equals one of the same pattern.
 inline std::uint32_t bits(float x) { return std::bit_cast<std::uint32_t>(x); }
@@ -42,10 +40,8 @@ struct Errors {
   std::int64_t largest_at = -1;
 };
 
-// |got - expected| / ulp(scale), each in double. Equal infinities and two NaNs are no error; anything else that is not
-// finite is an infinite one.
-using Ulp = double (*)(double);
-Errors errors_in_ulps(std::span<const double> got, std::span<const double> expected, std::span<const double> scale,
-                      Ulp ulp);
+// |got - expected| / the spacing of float32 at scale, each in double. Equal infinities and two NaNs are no error;
+// anything else that is not finite is an infinite one.
+Errors errors_in_ulps(std::span<const double> got, std::span<const double> expected, std::span<const double> scale);
 
 }  // namespace adamant::measure

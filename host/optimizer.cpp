@@ -21,6 +21,7 @@
 #include "host/state_layout.hpp"
 #include "host/step_control.hpp"
 #include "host/tensor_check.hpp"
+#include "kernels/storage_types.hpp"
 
 namespace adamant {
 namespace {
@@ -43,13 +44,10 @@ struct Record {
   void* kept = nullptr;              // a master or remainder of the Optimizer's own
   void* state[kernels::kMaxSlots] = {};
 
-  const host::StorageTypes& types() const { return host::storages()[static_cast<std::size_t>(storage)]; }
+  const kernels::StorageTypes& types() const { return kernels::storages()[static_cast<std::size_t>(storage)]; }
   std::int64_t count() const { return spec.parameter.count(); }
   // Bytes of an element of `kept`, 0 where there is none.
-  std::int64_t kept_size() const {
-    if (has_copy(spec)) return 0;
-    return types().master == Master::float32 ? 4 : types().master == Master::remainder ? 2 : 0;
-  }
+  std::int64_t kept_size() const { return has_copy(spec) ? 0 : kernels::kept_size(types().master); }
 };
 
 // For putting things back after a failure, where a second one can only be passed over.
@@ -442,7 +440,7 @@ std::vector<GroupId> Optimizer::groups() const {
 
 TensorId Optimizer::add(TensorSpec spec) {
   Impl& self = *impl_;
-  const host::StorageTypes types = host::check_tensor(spec);
+  const kernels::StorageTypes types = host::check_tensor(spec);
   if (self.names.contains(spec.name)) refuse(of_tensor(spec.name) + "name: there is a tensor of that name already");
   self.check_group(spec.group, of_tensor(spec.name) + "group: ");
   self.buffers.check(spec);
@@ -468,7 +466,7 @@ TensorId Optimizer::add(TensorSpec spec) {
   self.backend->reserve(id + 1, static_cast<std::int64_t>(self.groups.size()));
   decltype(self.names) name{{spec.name, id}};
   Record record;
-  record.storage = *host::find_storage(types);
+  record.storage = *kernels::find_storage(types);
   record.identity = self.next_identity;
   record.spec = std::move(spec);
   decltype(self.tensors) tensor;

@@ -1,25 +1,14 @@
 #include "host/plan.hpp"
 
 #include <algorithm>
-#include <array>
-#include <string>
 #include <utility>
 
 #include "adamant/tuning.hpp"
-#include "host/text.hpp"
 #include "kernels/storage.hpp"
+#include "kernels/storage_types.hpp"
 
 namespace adamant::host {
 namespace {
-
-template <typename... Storages>
-constexpr auto types_of(TypeList<Storages...> /*tag*/) {
-  return std::array{StorageTypes{detail::kDataType<typename Storages::Parameter>,
-                                 detail::kDataType<typename Storages::Gradient>,
-                                 detail::kDataType<typename Storages::State>, Storages::Master::kMaster}...};
-}
-
-constexpr auto kTypes = types_of(kernels::Storages{});
 
 template <typename... Types>
 constexpr std::int32_t gradient_type(DataType type, TypeList<Types...> /*tag*/) {
@@ -66,39 +55,6 @@ class NormTree {
 
 }  // namespace
 
-std::span<const StorageTypes> storages() { return kTypes; }
-
-std::optional<int> find_storage(const StorageTypes& types) {
-  const auto* const found = std::find(kTypes.begin(), kTypes.end(), types);
-  if (found == kTypes.end()) return std::nullopt;
-  return static_cast<int>(found - kTypes.begin());
-}
-
-std::string to_text(const StorageTypes& types) {
-  std::string text = std::string(name(types.parameter)) + " with " + std::string(name(types.gradient)) +
-                     " gradients and " + std::string(name(types.state)) + " states";
-  switch (types.master) {
-    case Master::float32: return text + " and a float32 master";
-    case Master::remainder: return text + " and a remainder";
-    case Master::stochastic: return text + " and stochastic rounding";
-    default: return text;
-  }
-}
-
-std::string short_name(const StorageTypes& types) {
-  const auto of = [](DataType type) { return std::string(name(type)); };
-  return of(types.parameter) + "/" + of(types.gradient) + "/" + of(types.state) +
-         (types.master == Master::none ? "" : "/" + std::string(name(types.master)));
-}
-
-std::string supported_storages(DataType parameter) {
-  std::string all;
-  for (const StorageTypes& types : kTypes) {
-    if (types.parameter == parameter) all += (all.empty() ? "" : "; ") + to_text(types);
-  }
-  return all;
-}
-
 kernels::NormPlan make_norm_plan(std::span<const kernels::TensorRow> rows) {
   kernels::NormPlan plan;
   NormTree tree(static_cast<std::int64_t>(rows.size()));
@@ -121,7 +77,7 @@ kernels::NormPlan make_norm_plan(std::span<const kernels::TensorRow> rows) {
   for (std::int32_t type = 0; type < static_cast<std::int32_t>(kernels::GradientTypes::kSize); ++type) {
     const auto begin = static_cast<std::int64_t>(plan.leaves.size());
     for (std::size_t row = 0; row < rows.size(); ++row) {
-      const StorageTypes& types = kTypes.at(static_cast<std::size_t>(rows[row].storage));
+      const kernels::StorageTypes& types = kernels::storages()[static_cast<std::size_t>(rows[row].storage)];
       if (gradient_type(types.gradient, kernels::GradientTypes{}) != type) continue;
       const auto own = static_cast<std::int64_t>(row);
       std::int64_t chunk = 0;
@@ -142,7 +98,7 @@ kernels::NormPlan make_norm_plan(std::span<const kernels::TensorRow> rows) {
 kernels::StepPlan make_plan(std::vector<kernels::TensorRow> rows, std::int64_t tile_size, std::int64_t small_tile) {
   kernels::StepPlan plan;
   plan.tile_size = tile_size;
-  for (int storage = 0; storage < static_cast<int>(kTypes.size()); ++storage) {
+  for (int storage = 0; storage < static_cast<int>(kernels::storages().size()); ++storage) {
     const auto begin = static_cast<std::int64_t>(plan.tiles.size());
     std::vector<kernels::Tile> small;
     for (std::size_t row = 0; row < rows.size(); ++row) {

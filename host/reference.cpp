@@ -216,27 +216,7 @@ Result<Real> Textbook<Real>::adam(Real x, const Real* state, Real g, std::int64_
   return result;
 }
 
-template <typename Real>
-Tensor<Real>::Tensor(std::string_view method, const Options& options, std::vector<Real> initial)
-    : textbook(method, options),
-      parameter(std::move(initial)),
-      states(textbook.state_names().size(), std::vector<Real>(parameter.size(), Real{0})) {}
-
-template <typename Real>
-void Tensor<Real>::step(std::span<const Real> gradient) {
-  ++step_count;
-  for (std::size_t i = 0; i < parameter.size(); ++i) {
-    Real state[kMostStates] = {};
-    for (std::size_t slot = 0; slot < states.size(); ++slot) state[slot] = states[slot][i];
-    const Result<Real> result = textbook.step(parameter[i], state, gradient[i], step_count);
-    parameter[i] = result.parameter;
-    for (std::size_t slot = 0; slot < states.size(); ++slot) states[slot][i] = result.state[slot];
-  }
-}
-
 template class Textbook<double>;
 template class Textbook<long double>;
-template struct Tensor<double>;
-template struct Tensor<long double>;
 
 }  // namespace adamant::reference

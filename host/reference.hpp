@@ -5,9 +5,9 @@
 
 #include <cstdint>
 #include <map>
-#include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 namespace adamant::reference {
@@ -17,6 +17,10 @@ namespace adamant::reference {
 using Options = std::map<std::string, std::string>;
 
 inline constexpr int kMostStates = 3;
+
+// Exact enough to judge `Real` by.
+template <typename Real>
+using Exact = std::conditional_t<sizeof(Real) == 4, double, long double>;
 
 // Whether a state under this name of PyTorch's is made of squared gradients.
 bool is_squared(std::string_view state);
@@ -71,19 +75,6 @@ class Textbook {
   std::string method_;
   Letters letters_{};
   std::vector<std::string> state_names_;
-};
-
-// A whole tensor, stepped element by element.
-template <typename Real>
-struct Tensor {
-  Tensor(std::string_view method, const Options& options, std::vector<Real> initial);
-
-  void step(std::span<const Real> gradient);
-
-  Textbook<Real> textbook;
-  std::vector<Real> parameter;
-  std::vector<std::vector<Real>> states;
-  std::int64_t step_count = 0;
 };
 
 }  // namespace adamant::reference

@@ -48,7 +48,7 @@ void check_copy(const TensorSpec& spec) {
   }
 }
 
-StorageTypes types_of(const TensorSpec& spec) {
+kernels::StorageTypes types_of(const TensorSpec& spec) {
   const DataType parameter = spec.parameter.type();
   if (spec.master > Master::stochastic) {
     refuse(of_tensor(spec.name) + "master: unknown value " + to_text(static_cast<int>(spec.master)) +
@@ -61,7 +61,7 @@ StorageTypes types_of(const TensorSpec& spec) {
       spec.state_type.value_or(parameter == DataType::float64 ? DataType::float64 : DataType::float32);
   const bool is_narrow = parameter == DataType::bfloat16 || parameter == DataType::float16;
   const Master master = spec.master != Master::automatic ? spec.master : (is_narrow ? Master::float32 : Master::none);
-  StorageTypes types{parameter, spec.gradient.type(), state, master};
+  kernels::StorageTypes types{parameter, spec.gradient.type(), state, master};
   if (has_copy(spec)) {
     if (parameter != DataType::float32 || master != Master::none) {
       refuse(of_tensor(spec.name) + "copy: a copy is made of a float32 parameter; this one is " +
@@ -70,11 +70,11 @@ StorageTypes types_of(const TensorSpec& spec) {
     types.parameter = spec.copy.type();
     types.master = Master::float32;
   }
-  if (!find_storage(types)) {
+  if (!kernels::find_storage(types)) {
     // The first field that goes with nothing of what stands before it.
     const auto fits = [&](bool with_state) {
-      const auto all = storages();
-      return std::any_of(all.begin(), all.end(), [&](const StorageTypes& each) {
+      const auto all = kernels::storages();
+      return std::any_of(all.begin(), all.end(), [&](const kernels::StorageTypes& each) {
         return each.parameter == types.parameter && each.gradient == types.gradient &&
                (!with_state || each.state == types.state);
       });
@@ -85,7 +85,7 @@ StorageTypes types_of(const TensorSpec& spec) {
                                              : "master: ";
     refuse(of_tensor(spec.name) + field + to_text(types) +
            (has_copy(spec) ? ", which is what a float32 parameter with such a copy would be," : "") +
-           " do not go together; supported: " + supported_storages(types.parameter));
+           " do not go together; supported: " + kernels::supported_storages(types.parameter));
   }
   return types;
 }
@@ -141,12 +141,12 @@ void check_gradient(const TensorSpec& spec, const ConstArray& gradient) {
   }
 }
 
-StorageTypes check_tensor(const TensorSpec& spec) {
+kernels::StorageTypes check_tensor(const TensorSpec& spec) {
   if (spec.name.empty()) refuse("a tensor needs a name: errors and checkpoints use it");
   check_array(spec.name, "parameter", spec.parameter);
   check_gradient(spec, spec.gradient);
   if (has_copy(spec)) check_copy(spec);
-  const StorageTypes types = types_of(spec);
+  const kernels::StorageTypes types = types_of(spec);
   check_shape(spec.name, spec.shape, spec.parameter.count());
   return types;
 }

@@ -3,14 +3,14 @@
 #pragma once
 
 #include "adamant/optimizer.hpp"
-#include "host/plan.hpp"
+#include "kernels/storage_types.hpp"
 
 namespace adamant::host {
 
 inline bool has_copy(const TensorSpec& spec) { return spec.copy.count() != 0 || spec.copy.data() != nullptr; }
 
 // The types of the tensor. With a copy, the copy is what is written and the user's float32 parameter is its master.
-StorageTypes check_tensor(const TensorSpec& spec);
+kernels::StorageTypes check_tensor(const TensorSpec& spec);
 
 void check_gradient(const TensorSpec& spec, const ConstArray& gradient);
 

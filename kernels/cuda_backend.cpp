@@ -7,7 +7,6 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <memory>
 #include <new>
@@ -25,7 +24,7 @@
 #include "kernels/cuda_memory.hpp"
 #include "kernels/cuda_scopes.hpp"
 #include "kernels/launch.hpp"
-#include "kernels/storage.hpp"
+#include "kernels/storage_types.hpp"
 #include "kernels/tuning.hpp"
 
 namespace adamant::kernels {
@@ -41,19 +40,7 @@ std::int64_t bytes_of(std::int64_t count) {
   return (count * static_cast<std::int64_t>(sizeof(T)) + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-template <typename Type>
-std::string type_name() {
-  return std::string(name(adamant::detail::kDataType<Type>));
-}
-
-template <typename... List>
-std::string storage_name(std::int32_t storage, TypeList<List...> /*storages*/) {
-  const std::array names{type_name<typename List::Parameter>() + " with " + type_name<typename List::Gradient>() +
-                         " gradients, " + type_name<typename List::State>() + " states and master " +
-                         std::string(name(List::Master::kMaster))...};
-  return names.at(static_cast<std::size_t>(storage));
-}
-std::string storage_name(std::int32_t storage) { return storage_name(storage, Storages{}); }
+std::string storage_name(std::int32_t storage) { return to_text(storages()[static_cast<std::size_t>(storage)]); }
 
 class CudaBackend final : public Backend {
  public:
@@ -76,15 +63,13 @@ class CudaBackend final : public Backend {
   CudaBackend& operator=(const CudaBackend&) = delete;
 
   std::shared_ptr<std::byte> allocate(std::int64_t bytes) override {
-    const OnDevice on(index_);
-    check_nothing_left_behind("allocating states");
+    const OnDevice on(index_, "allocating states");
     return memory_->allocate(bytes, "the states of the tensors that were added");
   }
 
   std::string why_unusable(const void* data, std::int64_t bytes) const override {
     if (bytes == 0) return {};
-    const OnDevice on(index_);
-    check_nothing_left_behind("looking at a tensor");
+    const OnDevice on(index_, "looking at a tensor");
     const auto* first = static_cast<const std::byte*>(data);
     std::string why = why_unusable(first);
     if (!why.empty()) return why;
@@ -103,8 +88,7 @@ class CudaBackend final : public Backend {
 
   void reserve(std::int64_t slots, std::int64_t groups) override {
     if (slots <= step_counts_.size() && groups <= options_.size() && step_state_ != nullptr) return;
-    const OnDevice on(index_);
-    check_nothing_left_behind("making room for tensors and groups");
+    const OnDevice on(index_, "making room for tensors and groups");
     if (step_state_ == nullptr) make_step_state();
     step_counts_.reserve(slots, *memory_, "the step counts of tensors");
     options_.reserve(groups, *memory_, "the options of groups");
@@ -113,8 +97,7 @@ class CudaBackend final : public Backend {
   TileSizes tile_sizes() const override { return {.usual = kDeviceTile, .packed = kPackedTile}; }
 
   void set_plan(StepPlan plan) override {
-    const OnDevice on(index_);
-    check_nothing_left_behind("building the plan");
+    const OnDevice on(index_, "building the plan");
     const RelaxedCaptureMode relaxed;
     for (const TileRange& range : plan.ranges) ADAMANT_CUDA(load_kernels(rule_, range), "loading the update");
     for (const NormRange& range : plan.norm.ranges) ADAMANT_CUDA(load_kernels(range), "loading the norm");
@@ -152,7 +135,7 @@ class CudaBackend final : public Backend {
     std::shared_ptr<std::byte> tables = memory_->allocate(bytes, "the tables of tensors and tiles");
     Copies copies(memory_->stream());
     const auto upload = [&](std::int64_t at, std::span<const std::byte> from) {
-      copies.add(tables.get() + at, from.data(), from.size(), cudaMemcpyHostToDevice, "building the plan");
+      copies.add(tables.get() + at, from.data(), from.size(), "building the plan");
     };
     upload(rows_at, std::as_bytes(std::span(rows)));
     upload(gradients_at, std::as_bytes(std::span(gradients)));
@@ -203,19 +186,17 @@ class CudaBackend final : public Backend {
   void refresh(Stream stream) override {
     if (changed_.empty()) return;
     check_not_capturing(stream, "prepare");
-    const OnDevice on(index_);
-    check_nothing_left_behind("prepare");
+    const OnDevice on(index_, "prepare");
     bring_gradients(stream);
     memory_->used_by(stream);
   }
 
   void set_first_options(std::int32_t group, const Method& options) override {
-    const OnDevice on(index_);
-    check_nothing_left_behind("setting the options of a new group");
+    const OnDevice on(index_, "setting the options of a new group");
     const RelaxedCaptureMode relaxed;
     const OptionBytes bytes = option_bytes(rule_, options);
     Copies copies(memory_->stream());
-    copies.add(options_.at(group), &bytes, sizeof bytes, cudaMemcpyHostToDevice, "setting the options of a new group");
+    copies.add(options_.at(group), &bytes, sizeof bytes, "setting the options of a new group");
     copies.wait("setting the options of a new group");
   }
 
@@ -229,13 +210,11 @@ class CudaBackend final : public Backend {
 
   void read_step_counts(std::int64_t first, std::span<std::int64_t> counts, Stream stream) const override {
     check_not_capturing(stream, "reading step counts");
-    const OnDevice on(index_);
-    check_nothing_left_behind("reading step counts");
+    const OnDevice on(index_, "reading step counts");
     Copies copies(stream);
     while (!counts.empty()) {
       const auto length = std::min(counts.size(), static_cast<std::size_t>(step_counts_.in_one_piece(first)));
-      copies.add(counts.data(), step_counts_.at(first), length * sizeof(std::int64_t), cudaMemcpyDeviceToHost,
-                 "reading step counts");
+      copies.add(counts.data(), step_counts_.at(first), length * sizeof(std::int64_t), "reading step counts");
       counts = counts.subspan(length);
       first += static_cast<std::int64_t>(length);
     }
@@ -254,20 +233,14 @@ class CudaBackend final : public Backend {
   }
 
   StepReport read_report(Stream stream) const override {
-    check_not_capturing(stream, "reading the report of steps");
-    const OnDevice on(index_);
-    check_nothing_left_behind("reading the report of steps");
     StepReport report{};
-    Copies copies(stream);
-    copies.add(&report, &step_state()->report, sizeof report, cudaMemcpyDeviceToHost, "reading the report of steps");
-    copies.wait("reading the report of steps");
+    copy(&report, &step_state()->report, sizeof report, stream, "reading the report of steps");
     return report;
   }
 
   void make_master(std::int32_t storage, void* kept, const void* parameter, std::int64_t count,
                    Stream stream) override {
-    const OnDevice on(index_);
-    check_nothing_left_behind("making a master");
+    const OnDevice on(index_, "making a master");
     const RelaxedCaptureMode relaxed;
     memory_->after(stream, "making a master");
     ADAMANT_CUDA(launch_make_master(storage, kept, parameter, count, memory_->stream()), "making a master");
@@ -276,8 +249,7 @@ class CudaBackend final : public Backend {
   void step(Stream stream) override {
     if (device_tables_.row_count == 0) return;
     const NvtxRange range("step");
-    const OnDevice on(index_);
-    check_nothing_left_behind("step");
+    const OnDevice on(index_, "step");
     const bool captured = is_capturing(stream);
     if (!changed_.empty()) {
       if (captured) {
@@ -311,32 +283,21 @@ class CudaBackend final : public Backend {
 
   void zero(void* data, std::int64_t bytes, Stream stream) override {
     if (bytes == 0) return;
-    const OnDevice on(index_);
-    check_nothing_left_behind("zeroing");
+    const OnDevice on(index_, "zeroing");
     // Not recorded as a use: gradients are not the backend's memory, and after states a load() sets step counts.
     ADAMANT_CUDA(cudaMemsetAsync(data, 0, static_cast<std::size_t>(bytes), stream), "zeroing");
   }
 
   std::span<const std::byte> read(const void* data, std::int64_t bytes, std::vector<std::byte>& staging,
                                   Stream stream) const override {
-    check_not_capturing(stream, "reading device memory");
-    const OnDevice on(index_);
-    check_nothing_left_behind("reading device memory");
     staging.resize(static_cast<std::size_t>(bytes));
-    Copies copies(stream);
-    copies.add(staging.data(), data, staging.size(), cudaMemcpyDefault, "reading device memory");  // may be managed
-    copies.wait("reading device memory");
+    copy(staging.data(), data, staging.size(), stream, "reading device memory");
     return staging;
   }
 
   void write(void* data, std::span<const std::byte> bytes, Stream stream) override {
     if (bytes.empty()) return;
-    check_not_capturing(stream, "writing device memory");
-    const OnDevice on(index_);
-    check_nothing_left_behind("writing device memory");
-    Copies copies(stream);
-    copies.add(data, bytes.data(), bytes.size(), cudaMemcpyDefault, "writing device memory");  // may be managed
-    copies.wait("writing device memory");
+    copy(data, bytes.data(), bytes.size(), stream, "writing device memory");
   }
 
  private:
@@ -357,10 +318,17 @@ class CudaBackend final : public Backend {
     return status != cudaStreamCaptureStatusNone;
   }
 
+  void copy(void* to, const void* from, std::size_t bytes, Stream stream, const char* what) const {
+    check_not_capturing(stream, what);
+    const OnDevice on(index_, what);
+    Copies copies(stream);
+    copies.add(to, from, bytes, what);
+    copies.wait(what);
+  }
+
   template <typename T>
   void store(T* to, const T& value, Stream stream, const char* what) {
-    const OnDevice on(index_);
-    check_nothing_left_behind(what);
+    const OnDevice on(index_, what);
     const bool captured = is_capturing(stream);
     ADAMANT_CUDA(launch_store(to, value, stream), what);
     record_use(stream, captured);
@@ -390,7 +358,7 @@ class CudaBackend final : public Backend {
   std::string which_were_stepped(const TileRange& failed) const {
     std::string stepped;
     for (const TileRange& tiles : ranges_) {
-      if (tiles.begin < failed.begin) stepped += (stepped.empty() ? "" : " and ") + storage_name(tiles.storage);
+      if (tiles.begin < failed.begin) stepped += (stepped.empty() ? "" : "; ") + storage_name(tiles.storage);
     }
     return "launching the update of the tensors of " + storage_name(failed.storage) + "; " +
            (stepped.empty() ? "no tensor was stepped" : "stepped were those of " + stepped + ", and no others");
@@ -415,7 +383,7 @@ class CudaBackend final : public Backend {
     first.report = first_report();
     std::shared_ptr<std::byte> memory = memory_->allocate(sizeof(StepState), "what steps do to gradients");
     Copies copies(memory_->stream());
-    copies.add(memory.get(), &first, sizeof first, cudaMemcpyHostToDevice, "setting what steps do to gradients");
+    copies.add(memory.get(), &first, sizeof first, "setting what steps do to gradients");
     copies.wait("setting what steps do to gradients");
     step_state_ = std::move(memory);
   }
@@ -492,8 +460,7 @@ class CudaBackend final : public Backend {
 
 std::unique_ptr<Backend> make_cuda_backend(int index, int rule, const Allocator& allocator, LaunchShape shape) {
   check_device(index);  // first: where there is no driver, every other call says just that
-  check_nothing_left_behind("making an optimizer");
-  const OnDevice on(index);
+  const OnDevice on(index, "making an optimizer");
   const RelaxedCaptureMode relaxed;
   const cudaError_t found = find_kernels(rule);
   // The last four: it has PTX for this device, and the driver cannot or may not compile it.

@@ -19,6 +19,10 @@ class OnDevice {
     ADAMANT_CUDA(cudaGetDevice(&before_), "asking for the current device");
     if (before_ != index_) ADAMANT_CUDA(cudaSetDevice(index_), "making the optimizer's device current");
   }
+  // Before `what`: an error that somebody else has left behind is not taken for one of its.
+  OnDevice(int index, const char* what, Place where = {__builtin_FILE(), __builtin_LINE()}) : OnDevice(index) {
+    check_nothing_left_behind(what, where);
+  }
   // For what gives memory back, which has nobody to tell of a failure and goes on as well as it can.
   OnDevice(int index, std::nothrow_t /*anyway*/) noexcept : before_(index), index_(index) {
     const bool known = cudaGetDevice(&before_) == cudaSuccess;
@@ -76,8 +80,9 @@ class Copies {
   Copies(const Copies&) = delete;
   Copies& operator=(const Copies&) = delete;
 
-  void add(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, const char* what) {
-    if (bytes > 0) ADAMANT_CUDA(cudaMemcpyAsync(to, from, bytes, kind, stream_), what);
+  // From and to memory of any kind: the runtime tells by the addresses.
+  void add(void* to, const void* from, std::size_t bytes, const char* what) {
+    if (bytes > 0) ADAMANT_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), what);
   }
   void wait(const char* what) {
     const RelaxedCaptureMode relaxed;

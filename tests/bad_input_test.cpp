@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "host/plan.hpp"
+#include "kernels/storage_types.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
 #include "tests/refusal.hpp"
@@ -297,7 +297,7 @@ TEST_F(BadInput, combinations_of_types_that_are_not_in_the_list_are_refused_all_
                                 .gradient = {static_cast<const void*>(gradient), of_gradient, 8},
                                 .state_type = of_state,
                                 .master = master};
-          if (host::find_storage({of_parameter, of_gradient, of_state, master})) {
+          if (kernels::find_storage({of_parameter, of_gradient, of_state, master})) {
             optimizer.remove(optimizer.add(spec));
             ++allowed;
             continue;
@@ -315,7 +315,7 @@ TEST_F(BadInput, combinations_of_types_that_are_not_in_the_list_are_refused_all_
       }
     }
   }
-  EXPECT_EQ(allowed, host::storages().size());
+  EXPECT_EQ(allowed, kernels::storages().size());
 }
 
 TEST_F(BadInput, a_combination_is_refused_by_the_field_that_goes_with_nothing_before_it) {

@@ -135,8 +135,8 @@ TEST(Moved, counts_the_bytes_of_every_storage_and_pipeline) {
       {"bfloat16/bfloat16/float32/stochastic", {"12+10", ""}},
       {"bfloat16/bfloat16/bfloat16/stochastic", {"8+6", ""}}};
   const Method adam = make_method("adam");
-  for (const host::StorageTypes& storage : host::storages()) {
-    const std::string name = host::short_name(storage);
+  for (const kernels::StorageTypes& storage : kernels::storages()) {
+    const std::string name = kernels::short_name(storage);
     ASSERT_TRUE(kAdam.contains(name)) << name << ": which bytes does it move?";
     const auto moved = [&](bench::Pipeline pipeline) {
       return bench::moved_bytes(bench::moved_arrays(adam, storage, pipeline), pipeline);
@@ -393,7 +393,7 @@ double element(const bench::MovedArray& array, DataType type, std::size_t i) {
 
 TEST(Trap19Prepared, gradients_and_states_are_neither_zero_nor_subnormal) {
   for (const std::string& method : method_names()) {
-    for (const host::StorageTypes& storage : host::storages()) {
+    for (const kernels::StorageTypes& storage : kernels::storages()) {
       bench::Request request = request_of(method, 1000);
       request.storage = storage;
       request.hot = true;
@@ -405,7 +405,7 @@ TEST(Trap19Prepared, gradients_and_states_are_neither_zero_nor_subnormal) {
         for (std::size_t i = 0; i < 1000; ++i) {
           const double value = element(array, type, i);
           ASSERT_TRUE(std::abs(value) >= least && std::abs(value) < 1e3)
-              << method << ' ' << host::short_name(storage) << ": " << value;
+              << method << ' ' << kernels::short_name(storage) << ": " << value;
         }
       }
     }

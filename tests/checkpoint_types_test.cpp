@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "host/convert.hpp"
-#include "host/plan.hpp"
 #include "host/safetensors.hpp"
+#include "kernels/storage_types.hpp"
 #include "tests/folder.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
@@ -31,7 +31,7 @@ namespace adamant::test {
 namespace {
 
 namespace fs = std::filesystem;
-using host::StorageTypes;
+using kernels::StorageTypes;
 using safetensors::File;
 using Bytes = std::vector<std::byte>;
 using Strings = std::vector<std::string>;
@@ -102,8 +102,8 @@ class MixedTraining {
     optimizer.set_control(
         {.clip_value = 8.0, .loss_scale = LossScale{.initial = 1024, .growth_interval = 3}, .seed = seed});
     std::int64_t count = 19;
-    for (const StorageTypes& types : host::storages()) {
-      add(host::short_name(types), types, count, {});
+    for (const StorageTypes& types : kernels::storages()) {
+      add(kernels::short_name(types), types, count, {});
       count += 10;
     }
     const StorageTypes plain{DataType::float32, DataType::float32, DataType::float32, Master::none};
@@ -275,14 +275,14 @@ class OtherTypes : public testing::Test {
 
 TEST_F(OtherTypes, are_taken_on_by_the_tensors_that_are_named_and_by_no_others) {
   int changed = 0;
-  for (const StorageTypes& from : host::storages()) {
+  for (const StorageTypes& from : kernels::storages()) {
     const auto source = member_of(from);
     Optimizer saved(Adam{});
     saved.add(spec_of(*source));
     saved.step();
     saved.save(path);
-    for (const StorageTypes& to : host::storages()) {
-      SCOPED_TRACE(host::short_name(from) + " -> " + host::short_name(to));
+    for (const StorageTypes& to : kernels::storages()) {
+      SCOPED_TRACE(kernels::short_name(from) + " -> " + kernels::short_name(to));
       const auto target = member_of(to);
       Optimizer loaded(Adam{});
       loaded.add(spec_of(*target));
@@ -331,8 +331,8 @@ TEST_F(OtherTypes, hold_the_canonical_nan_whatever_nan_was_saved) {
 }
 
 TEST_F(OtherTypes, of_one_tensor_do_not_change_with_those_of_another) {
-  const auto source = member_of(host::storages()[0]);
-  const auto second = member_of(host::storages()[0]);
+  const auto source = member_of(kernels::storages()[0]);
+  const auto second = member_of(kernels::storages()[0]);
   second->name = "v";
   Optimizer saved(Adam{});
   saved.add(spec_of(*source));

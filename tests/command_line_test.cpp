@@ -19,8 +19,8 @@
 #include "adamant/adamant.hpp"
 #include "device.hpp"
 #include "host/measure.hpp"
-#include "host/plan.hpp"
 #include "host/safetensors.hpp"
+#include "kernels/storage_types.hpp"
 #include "program.hpp"
 #include "tools/compare.hpp"
 
@@ -233,10 +233,10 @@ TEST_F(CommandLine, BenchMeasuresEveryStorageAndPipelineBesideACeiling) {
     EXPECT_GT(result.at("fraction_of_ceiling").get<double>(), 0) << result;
   }
   EXPECT_EQ(copies, 3U);  // of a float32 parameter with float32 states
-  EXPECT_EQ(report.at("results").size(), 2 * host::storages().size() + copies);
+  EXPECT_EQ(report.at("results").size(), 2 * kernels::storages().size() + copies);
   const std::string table = run_well(words);
-  for (const host::StorageTypes& types : host::storages()) {
-    EXPECT_NE(table.find("\n" + host::short_name(types) + " "), std::string::npos) << table;
+  for (const kernels::StorageTypes& types : kernels::storages()) {
+    EXPECT_NE(table.find("\n" + kernels::short_name(types) + " "), std::string::npos) << table;
   }
   expect_bench_refused({"--pipeline", "copy", "--storage", "bfloat16/bfloat16/float32/remainder"},
                        {"--pipeline copy", "float32 parameter"});
@@ -361,7 +361,7 @@ TEST_F(CommandLine, BenchMeasuresEverythingOfAKindInAFullRun) {
   ADAMANT_NEEDS_BENCH();
   const Json report = run_for_json({"bench", "--device", "cpu", "--full", "--method", "gradient_descent", "--sizes",
                                     "64", "--repetitions", "1", "--threads", "1", "--hot"});
-  EXPECT_EQ(report.at("results").size(), 2 * host::storages().size() + 3);  // as many have a copy
+  EXPECT_EQ(report.at("results").size(), 2 * kernels::storages().size() + 3);  // as many have a copy
   for (const Json& result : report.at("results")) {
     const bool plain = result.at("storage") == "float32/float32/float32" && result.at("pipeline") == "update";
     EXPECT_EQ(result.at("copy_seconds").size(), plain ? 1U : 0U) << result;
@@ -467,13 +467,13 @@ void expect_all_storages(const Json& report) {
     EXPECT_EQ(row.at("passed"), true) << row;
     ++rows[row.at("storage")][row.at("right")];
   }
-  EXPECT_EQ(rows.size(), host::storages().size());
-  for (const host::StorageTypes& types : host::storages()) {
-    std::map<std::string, int>& right = rows[host::short_name(types)];
-    EXPECT_GE(right["reference"], 1) << host::short_name(types);
-    EXPECT_EQ(right["step control"], right["reference"]) << host::short_name(types);
+  EXPECT_EQ(rows.size(), kernels::storages().size());
+  for (const kernels::StorageTypes& types : kernels::storages()) {
+    std::map<std::string, int>& right = rows[kernels::short_name(types)];
+    EXPECT_GE(right["reference"], 1) << kernels::short_name(types);
+    EXPECT_EQ(right["step control"], right["reference"]) << kernels::short_name(types);
     const bool has_parts = types.master == Master::float32 || types.master == Master::remainder;
-    EXPECT_EQ(right["float32 run"], has_parts ? right["reference"] : 0) << host::short_name(types);
+    EXPECT_EQ(right["float32 run"], has_parts ? right["reference"] : 0) << kernels::short_name(types);
   }
 }
 
@@ -483,7 +483,7 @@ TEST_F(CommandLine, CompareAgreesOnEveryStorageWithClippingLossScaleAndSkippedSt
   expect_all_storages(run_for_json(words + Words{"--clip-norm", "1", "--loss-scale", "--skip-non-finite"}));
   const Json report = run_for_json(words + Words{"--method", "adam", "--loss-scale"});
   EXPECT_NE(report.at("control").get<std::string>().find("loss scale"), std::string::npos);
-  EXPECT_EQ(report.at("storages").size(), host::storages().size());
+  EXPECT_EQ(report.at("storages").size(), kernels::storages().size());
   EXPECT_EQ(run_for_json({"compare", "--device", "cpu", "--count", "9", "--steps", "1"}).at("storages"),
             Json({"float32/float32/float32"}));
 }
@@ -496,7 +496,7 @@ TEST(Compare, AllowsWhatANarrowerTypeRoundsOffAndNoMore) {
     const auto parameter = static_cast<float>(exact.parameter + parameter_off);
     const auto state = static_cast<float>(exact.state[0] + state_off);
     return tools::part_of_bound<float>(parameter, std::span<const float>(&state, 1), textbook, exact,
-                                       measure::ulp_float32(exact.parameter), rounding);
+                                       measure::ulp(DataType::float32, exact.parameter), rounding);
   };
   constexpr double kUlp = 0x1p-7;
   EXPECT_LE(part(kUlp, kUlp, {.parameter = kUlp, .state = {kUlp}}), 1);
@@ -509,9 +509,9 @@ TEST(Compare, AllowsWhatANarrowerTypeRoundsOffAndNoMore) {
 TEST_F(CommandLine, ReplayOfEveryStorageWritesItsTypesAndMeetsThemAgain) {
   const std::map<DataType, std::string> kNames{
       {DataType::float32, "F32"}, {DataType::float64, "F64"}, {DataType::bfloat16, "BF16"}, {DataType::float16, "F16"}};
-  for (const host::StorageTypes& types : host::storages()) {
-    const Words words{"replay", kTrace, "--method", "adam", "--device", "cpu", "--storage", host::short_name(types)};
-    EXPECT_EQ(run_for_json(words + Words{"--out", file("out")}).at("storage"), host::short_name(types));
+  for (const kernels::StorageTypes& types : kernels::storages()) {
+    const Words words{"replay", kTrace, "--method", "adam", "--device", "cpu", "--storage", kernels::short_name(types)};
+    EXPECT_EQ(run_for_json(words + Words{"--out", file("out")}).at("storage"), kernels::short_name(types));
     const st::File written = st::File::open(file("out"));
     EXPECT_EQ(st::type_name(written.at("param").type), kNames.at(types.parameter));
     EXPECT_EQ(st::type_name(written.at("exp_avg").type), kNames.at(types.state));
@@ -521,7 +521,7 @@ TEST_F(CommandLine, ReplayOfEveryStorageWritesItsTypesAndMeetsThemAgain) {
     if (types.parameter == DataType::float64) continue;
     const Words other{"replay", kTrace,     "--method",  "adam",        "--dtype",
                       "f64",    "--expect", file("out"), "--tolerance", "0"};
-    EXPECT_EQ(run(other).exit_code, 1) << host::short_name(types);
+    EXPECT_EQ(run(other).exit_code, 1) << kernels::short_name(types);
   }
 }
 
@@ -534,8 +534,8 @@ TEST_F(CommandLine, RefusesAStorageThatThereIsNotAndListsThoseThereAre) {
       const Outcome outcome = run(bad);
       EXPECT_EQ(outcome.exit_code, 2) << to_text(bad, outcome);
       EXPECT_NE(outcome.err.find('"' + storage + '"'), std::string::npos) << outcome.err;
-      for (const host::StorageTypes& types : host::storages()) {
-        EXPECT_NE(outcome.err.find(host::short_name(types)), std::string::npos) << outcome.err;
+      for (const kernels::StorageTypes& types : kernels::storages()) {
+        EXPECT_NE(outcome.err.find(kernels::short_name(types)), std::string::npos) << outcome.err;
       }
     }
     expect_refused(words + Words{"--storage", ""}, {"--storage", "empty"});
@@ -1049,7 +1049,7 @@ TEST(Compare, FailsWhereOneSideIsNaNAndTheOtherIsNot) {
   reference::Result<double> exact = textbook.step(1, before, 0.5, 2);
   const auto part = [&](float parameter, float state) {
     return tools::part_of_bound<float>(parameter, std::span<const float>(&state, 1), textbook, exact,
-                                       measure::ulp_float32(exact.parameter));
+                                       measure::ulp(DataType::float32, exact.parameter));
   };
   const auto parameter = static_cast<float>(exact.parameter);
   const auto state = static_cast<float>(exact.state[0]);
@@ -1097,6 +1097,15 @@ TEST_F(CommandLine, WritesAReportWholeOrNotAtAll) {
   run_well({"info", "--json-file", file("report.json")});
   EXPECT_TRUE(Json::accept(contents(file("report.json"))));
   EXPECT_EQ(contents(file("former")), "the former one") << "written over in its place";
+}
+
+// As /dev/stdout is one, of the file that standard output goes to.
+TEST_F(CommandLine, WritesAReportThroughALink) {
+  std::ofstream(file("report.json")) << "the former one";
+  fs::create_symlink("report.json", file("link"));
+  run_well({"info", "--json-file", file("link")});
+  EXPECT_TRUE(fs::is_symlink(file("link")));
+  EXPECT_TRUE(Json::accept(contents(file("report.json"))));
 }
 
 TEST_F(CommandLine, SaysWhenTheDeviceIsFull) {

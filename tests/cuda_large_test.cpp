@@ -17,10 +17,10 @@
 #include "adamant/adamant.hpp"
 #include "host/cpu_backend.hpp"
 #include "host/method.hpp"
-#include "host/plan.hpp"
 #include "kernels/backend.hpp"
 #include "kernels/rule_list.hpp"
 #include "kernels/step_plan.hpp"
+#include "kernels/storage_types.hpp"
 #include "kernels/tuning.hpp"
 #include "tests/device.hpp"
 #include "tests/inputs.hpp"
@@ -201,7 +201,7 @@ void step_of_16_bits(Master master, Device device, std::vector<std::vector<std::
   constexpr int kStates = 2;
   const Method method = Adam{};
   const int rule = host::rule_index(method);
-  const int storage = *host::find_storage({DataType::bfloat16, DataType::bfloat16, DataType::bfloat16, master});
+  const int storage = *kernels::find_storage({DataType::bfloat16, DataType::bfloat16, DataType::bfloat16, master});
   std::vector<LargeArray<std::uint16_t>> arrays;  // parameter, gradient, what is kept, states
   for (int i = 0; i < 3 + kStates; ++i) {
     arrays.emplace_back(0, device);

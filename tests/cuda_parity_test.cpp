@@ -20,6 +20,7 @@
 #include "host/method.hpp"
 #include "host/plan.hpp"
 #include "kernels/backend.hpp"
+#include "kernels/storage_types.hpp"
 #include "kernels/tuning.hpp"
 #include "tests/device.hpp"
 #include "tests/folder.hpp"
@@ -146,8 +147,8 @@ std::vector<std::vector<std::byte>> run(Device device, const Case& c, const std:
     }
     row.count = sizes[i];
     row.slot = shift;
-    row.storage = *host::find_storage({detail::kDataType<Parameter>, detail::kDataType<Gradient>,
-                                       detail::kDataType<State>, Storage::Master::kMaster});
+    row.storage = *kernels::find_storage({detail::kDataType<Parameter>, detail::kDataType<Gradient>,
+                                          detail::kDataType<State>, Storage::Master::kMaster});
     row.identity = static_cast<std::uint32_t>(i + 5);
     row.zero_gradient = static_cast<std::int32_t>(i % 2);
     rows.push_back(row);
@@ -247,7 +248,7 @@ TEST_P(ParityOfEveryStorage, holds_for_any_size_alignment_tile_block_and_order) 
 std::vector<int> beside_plain_storages() {
   std::vector<int> all = every_storage();
   std::erase_if(all, [](int storage) {
-    const host::StorageTypes& types = host::storages()[static_cast<std::size_t>(storage)];
+    const kernels::StorageTypes& types = kernels::storages()[static_cast<std::size_t>(storage)];
     return types.parameter == types.gradient && types.gradient == types.state && types.master == Master::none;
   });
   return all;
@@ -313,7 +314,7 @@ class Twins {
   }
 
   void add() {
-    const auto storage = static_cast<int>(random_.below(std::ssize(host::storages())));
+    const auto storage = static_cast<int>(random_.below(std::ssize(kernels::storages())));
     with_storage(storage, [&]<typename Storage>(std::type_identity<Storage>) { add_of<Storage>(); });
   }
 

@@ -407,7 +407,8 @@ TEST_F(DescendCommand, RefusesWhatAreNotTwoNumbers) {
 }
 
 TEST_F(DescendCommand, RefusesMethodsOptionsAndDevicesThatThereAreNot) {
-  expect_refused({"--method", "adma"}, {"\"adma\"", "gradient_descent"});
+  expect_refused({"--out", file("new"), "--method", "adma"}, {"\"adma\"", "gradient_descent"});
+  EXPECT_FALSE(fs::exists(file("new")));
   expect_refused({"--method", ""}, {"--method", "empty"});
   expect_refused({"--method", "adam", "--option", "lr=1"}, {"\"lr\"", "learning_rate"});
   expect_refused({"--option", "learning_rate=1"}, {"--option", "--method"});

@@ -17,8 +17,8 @@
 #include <vector>
 
 #include "host/device_memory.hpp"
-#include "host/plan.hpp"
 #include "host/safetensors.hpp"
+#include "kernels/storage_types.hpp"
 #include "tests/control.hpp"
 #include "tests/device.hpp"
 #include "tests/folder.hpp"
@@ -93,7 +93,7 @@ std::uint64_t digest_of_run(const Case& c, Device device, Tuning tuning) {
 // are skipped, clipped or neither, and the loss scale goes up and down.
 std::uint64_t digest_of_mixed_run(const Case& c, Device device, const Tuning& tuning) {
   std::vector<Shape> shapes;
-  for (const host::StorageTypes& types : host::storages()) {
+  for (const kernels::StorageTypes& types : kernels::storages()) {
     const bool small = shapes.size() % 4 != 0;
     shapes.push_back({.count = small ? kCount : kChunk + kCount,
                       .gradient = types.gradient,

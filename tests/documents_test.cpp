@@ -14,8 +14,8 @@
 
 #include "adamant/adamant.hpp"
 #include "documents.hpp"
-#include "host/plan.hpp"
 #include "host/safetensors.hpp"
+#include "kernels/storage_types.hpp"
 
 namespace adamant::test {
 namespace {
@@ -198,10 +198,10 @@ TEST(MixedPrecisionPage, has_a_row_for_every_storage_combination_with_its_bytes)
   for (const auto& row : table_rows(section_of(read_page_of_the_repository("docs/mixed-precision.md"), heading))) {
     rows[row.at(0)] = row;
   }
-  for (const host::StorageTypes& types : host::storages()) {
-    SCOPED_TRACE(host::short_name(types));
-    ASSERT_TRUE(rows.contains(code(host::short_name(types))));
-    const auto& row = rows.at(code(host::short_name(types)));
+  for (const kernels::StorageTypes& types : kernels::storages()) {
+    SCOPED_TRACE(kernels::short_name(types));
+    ASSERT_TRUE(rows.contains(code(kernels::short_name(types))));
+    const auto& row = rows.at(code(kernels::short_name(types)));
     ASSERT_GE(row.size(), 6U);
     const std::int64_t parameter = size_in_bytes(types.parameter);
     const std::int64_t gradient = size_in_bytes(types.gradient);
@@ -225,7 +225,7 @@ TEST(MixedPrecisionPage, has_a_row_for_every_storage_combination_with_its_bytes)
     const bool names_master = types.master == Master::remainder || types.master == Master::stochastic;
     EXPECT_EQ(row[5].find(".state_type = DataType::bfloat16") != std::string::npos, names_state);
     EXPECT_EQ(row[5].find(".master = Master::" + std::string(name(types.master))) != std::string::npos, names_master);
-    rows.erase(code(host::short_name(types)));
+    rows.erase(code(kernels::short_name(types)));
   }
   for (const auto& [name, row] : rows) ADD_FAILURE() << "there is no combination " << name;
 }

@@ -168,7 +168,7 @@ TEST_F(GpuBench, ceilings_of_several_types_leave_the_values_and_touch_every_elem
 
 TEST_F(GpuBench, every_storage_has_a_ceiling_for_every_method) {
   const bench::GpuStream current(0);
-  for (const host::StorageTypes& storage : host::storages()) {
+  for (const kernels::StorageTypes& storage : kernels::storages()) {
     for (const std::string& method : method_names()) {
       const auto arrays = bench::moved_arrays(make_method(method), storage, bench::Pipeline::update);
       if (bench::is_uniform(arrays)) continue;

@@ -419,7 +419,7 @@ TEST(Optimizer, a_step_count_that_is_set_decides_the_next_bias_correction) {
       const auto at = static_cast<std::size_t>(i);
       const auto expected = textbook.step(values_of(1)[at], zeros, g[at], count + 1);
       EXPECT_NEAR(run.parameter[i], expected.parameter,
-                  0.5 * measure::ulp_float32(expected.parameter) + 0x1p-20 * expected.update_magnitude);
+                  0.5 * measure::ulp(DataType::float32, expected.parameter) + 0x1p-20 * expected.update_magnitude);
     }
   }
 }

@@ -14,6 +14,7 @@
 #include "adamant/adamant.hpp"
 #include "host/plan.hpp"
 #include "kernels/step_plan.hpp"
+#include "kernels/storage_types.hpp"
 #include "kernels/tuning.hpp"
 
 namespace adamant::test {
@@ -203,7 +204,7 @@ void expect_norm_plan(const std::vector<std::int64_t>& counts, const std::vector
         static_cast<std::size_t>(range.gradient_type));
     for (std::int64_t i = range.begin; i < range.end; ++i) {
       const TensorRow& row = rows.at(static_cast<std::size_t>(plan.leaves.at(static_cast<std::size_t>(i)).row));
-      ASSERT_EQ(host::storages()[static_cast<std::size_t>(row.storage)].gradient, type) << "leaf " << i;
+      ASSERT_EQ(kernels::storages()[static_cast<std::size_t>(row.storage)].gradient, type) << "leaf " << i;
     }
   }
   EXPECT_EQ(leaves, static_cast<std::int64_t>(plan.leaves.size()));
@@ -265,7 +266,7 @@ TEST(NormPlan, adds_up_4096_tensors_by_one_node_and_more_by_groups) {
 
 TEST(NormPlan, is_the_same_tree_whatever_the_types_of_gradients_are) {
   const std::vector<std::int64_t> counts{10000, 0, 5, 4097, 8192, 3, 1};
-  std::vector<std::int32_t> all(host::storages().size());
+  std::vector<std::int32_t> all(kernels::storages().size());
   std::iota(all.begin(), all.end(), 0);
   expect_norm_plan(counts, all);
   std::reverse(all.begin(), all.end());

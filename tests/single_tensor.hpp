@@ -20,15 +20,13 @@ namespace adamant::test {
 
 template <typename Real>
 double ulp(double x) {
-  return sizeof(Real) == 4 ? measure::ulp_float32(x) : measure::ulp_float64(x);
+  return measure::ulp(detail::kDataType<Real>, x);
 }
 // Half an ulp of 1: what one rounding errs at most, relatively.
 template <typename Real>
 inline constexpr double kRounding = sizeof(Real) == 4 ? 0x1p-24 : 0x1p-53;
 
-// The arithmetic the reference needs to be exact beside Real.
-template <typename Real>
-using Exact = std::conditional_t<sizeof(Real) == 4, double, long double>;
+using reference::Exact;
 
 template <typename Real>
 class SingleTensor {

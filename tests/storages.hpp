@@ -27,6 +27,7 @@
 #include "host/plan.hpp"
 #include "host/safetensors.hpp"
 #include "kernels/storage.hpp"
+#include "kernels/storage_types.hpp"
 #include "tests/folder.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
@@ -52,25 +53,25 @@ void with_storage(int storage, const Body& body) {
 struct StorageCase {
   Case method_case;
   int storage;  // index in kernels::Storages
-  const host::StorageTypes& types() const { return host::storages()[static_cast<std::size_t>(storage)]; }
+  const kernels::StorageTypes& types() const { return kernels::storages()[static_cast<std::size_t>(storage)]; }
   friend void PrintTo(const StorageCase& c, std::ostream* out) {
-    *out << c.method_case.name << " " << host::to_text(c.types());
+    *out << c.method_case.name << " " << to_text(c.types());
   }
 };
 
 inline std::vector<int> every_storage() {
-  std::vector<int> all(host::storages().size());
+  std::vector<int> all(kernels::storages().size());
   for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
   return all;
 }
 
-inline std::vector<int> storages_where(bool (*wanted)(const host::StorageTypes& types)) {
+inline std::vector<int> storages_where(bool (*wanted)(const kernels::StorageTypes& types)) {
   std::vector<int> all = every_storage();
-  std::erase_if(all, [&](int storage) { return !wanted(host::storages()[static_cast<std::size_t>(storage)]); });
+  std::erase_if(all, [&](int storage) { return !wanted(kernels::storages()[static_cast<std::size_t>(storage)]); });
   return all;
 }
 inline std::vector<int> storages_with_a_master() {
-  return storages_where([](const host::StorageTypes& types) {
+  return storages_where([](const kernels::StorageTypes& types) {
     return types.master == Master::float32 || types.master == Master::remainder;
   });
 }
@@ -84,7 +85,7 @@ inline std::vector<StorageCase> in_every_storage(const std::vector<Case>& cases)
 }
 
 inline std::string storage_name(int storage) {
-  std::string text = host::short_name(host::storages()[static_cast<std::size_t>(storage)]);
+  std::string text = kernels::short_name(kernels::storages()[static_cast<std::size_t>(storage)]);
   for (char& letter : text) letter = letter == '/' ? '_' : letter;
   return text;
 }
@@ -429,7 +430,7 @@ class FarOut {
     row.kept = kept.data();
     row.state[0] = state.data();
     row.count = kCount;
-    row.storage = *host::find_storage(
+    row.storage = *kernels::find_storage(
         {DataType::bfloat16, DataType::bfloat16, detail::kDataType<typename Storage::State>, Storage::Master::kMaster});
     row.zero_gradient = 1;
     kernels::StepPlan plan = host::make_plan({row}, kChunk, 0);

@@ -63,7 +63,7 @@ CLI::Validator is_pipeline() {
 
 // The types of a tensor, and what a step is made of.
 struct Kind {
-  host::StorageTypes storage;
+  kernels::StorageTypes storage;
   bench::Pipeline pipeline;
 };
 
@@ -99,7 +99,7 @@ std::vector<Kind> BenchOptions::kinds() const {
   if (full && pipelines.empty()) all = {bench::Pipeline::update, bench::Pipeline::clip, bench::Pipeline::copy};
   const bool every = full && storages.empty() && type == "f32";
   std::vector<Kind> list;
-  for (const host::StorageTypes& storage : every ? storages_from({"all"}) : all_storages()) {
+  for (const kernels::StorageTypes& storage : every ? storages_from({"all"}) : all_storages()) {
     for (const bench::Pipeline pipeline : all) {
       if (pipeline != bench::Pipeline::copy || bench::copy_type(storage)) list.push_back({storage, pipeline});
     }
@@ -390,7 +390,7 @@ void print_row_by_storage(const Scene& scene, const Kind& kind, const Shape& sha
                           const bench::Throughput& result) {
   const double rate = result.update_gigabytes_per_second();
   fmt::print("{:<37} {:<8} {:<17} {:>14} {:>9} {:>10.4f} {:>6.1f}% {:>8.2f} {:>10.2f} {:>9.1f}%{}  {}",
-             host::short_name(kind.storage), name(kind.pipeline), method, shape.name,
+             kernels::short_name(kind.storage), name(kind.pipeline), method, shape.name,
              fmt::format("{}+{}", result.moved.read, result.moved.written), 1e3 * result.update.median(),
              100 * result.update.spread(), rate, result.ceiling_gigabytes_per_second(),
              100 * result.fraction_of_ceiling(),
@@ -494,7 +494,7 @@ class Bench {
       for (const Shape& shape : shapes_) {
         for (const Kind& kind : kinds_) {
           cases.push_back({.method = std::string(name(method)),
-                           .storage = host::short_name(kind.storage),
+                           .storage = kernels::short_name(kind.storage),
                            .pipeline = std::string(name(kind.pipeline)),
                            .count = shape.total(),
                            .tensors = shape.tensors(),
@@ -534,7 +534,7 @@ class Bench {
     if (columns.empty()) return;
     fmt::print(
         "{:<17} {:>14}{}{}\n", name(method), shape.name, columns,
-        options_.by_storage() ? fmt::format("  {}, {}", host::short_name(kind.storage), name(kind.pipeline)) : "");
+        options_.by_storage() ? fmt::format("  {}, {}", kernels::short_name(kind.storage), name(kind.pipeline)) : "");
     flush();
   }
 
@@ -551,10 +551,11 @@ class Bench {
                            .hot = options_.hot};
     request.only_ceiling = options_.by_storage() && !(options_.full && request.is_plain_float32());
     std::string label = fmt::format("{} at {}", name(method), shape.name);
-    if (options_.by_storage()) label += fmt::format(", {} of {}", name(kind.pipeline), host::short_name(kind.storage));
+    if (options_.by_storage())
+      label += fmt::format(", {} of {}", name(kind.pipeline), kernels::short_name(kind.storage));
     if (scaling()) label += fmt::format(", {} threads", threads);
     nlohmann::json entry{
-        {"storage", host::short_name(kind.storage)}, {"pipeline", name(kind.pipeline)}, {"shape", shape.name}};
+        {"storage", kernels::short_name(kind.storage)}, {"pipeline", name(kind.pipeline)}, {"shape", shape.name}};
     auto result = measure(request, label, entry);
     ++done_;
     progress_.clear();

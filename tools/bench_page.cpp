@@ -133,9 +133,8 @@ std::string svg_head(const std::string& name, const std::string& title, const st
       width, height, name, escaped(title), escaped(description), kLeft);
 }
 
-std::string svg_text(double x, double y, std::string_view anchor, std::string_view text, std::string_view more = "") {
-  return fmt::format("<text x=\"{:.2f}\" y=\"{:.2f}\" text-anchor=\"{}\"{}>{}</text>\n", x, y, anchor, more,
-                     escaped(text));
+std::string svg_text(double x, double y, std::string_view anchor, std::string_view text) {
+  return fmt::format("<text x=\"{:.2f}\" y=\"{:.2f}\" text-anchor=\"{}\">{}</text>\n", x, y, anchor, escaped(text));
 }
 
 std::string svg_line(double x1, double y1, double x2, double y2, std::string_view more) {
@@ -368,8 +367,8 @@ struct Table {
 
 constexpr const char* kNone = "–";
 
-std::string or_none(std::optional<double> value, double factor = 1, const char* unit = "") {
-  return value ? short_text(*value * factor) + unit : kNone;
+std::string or_none(std::optional<double> value, double factor = 1) {
+  return value ? short_text(*value * factor) : kNone;
 }
 
 std::string percent_or_none(std::optional<double> fraction) {

@@ -19,12 +19,12 @@
 #include "host/device_memory.hpp"
 #include "host/measure.hpp"
 #include "host/method.hpp"
-#include "host/plan.hpp"
 #include "host/reference.hpp"
 #include "host/text.hpp"
 #include "kernels/backend.hpp"
 #include "kernels/narrow.hpp"
 #include "kernels/rule_list.hpp"
+#include "kernels/storage_types.hpp"
 #include "tools/commands.hpp"
 #include "tools/compare.hpp"
 #include "tools/run_options.hpp"
@@ -171,15 +171,6 @@ struct Elements {
   }
 };
 
-double ulp_of(DataType type, double x) {
-  switch (type) {
-    case DataType::float64: return measure::ulp_float64(x);
-    case DataType::bfloat16: return measure::ulp_bfloat16(x);
-    case DataType::float16: return measure::ulp_float16(x);
-    default: return measure::ulp_float32(x);
-  }
-}
-
 // One optimizer with one tensor in the memory of its device.
 struct Run {
   std::shared_ptr<std::byte> parameter;
@@ -188,7 +179,7 @@ struct Run {
 
   // `fill` is given the parameter's memory: masters are made of what it leaves there.
   template <typename Fill>
-  Run(host::DeviceMemory& memory, const Method& method, const Tuning& tuning, const host::StorageTypes& types,
+  Run(host::DeviceMemory& memory, const Method& method, const Tuning& tuning, const kernels::StorageTypes& types,
       const void* gradient, std::int64_t count, const CompareOptions& options, const Fill& fill)
       : parameter(memory.allocate(count * size_in_bytes(types.parameter))),
         optimizer(method, memory.device(), tuning),
@@ -216,7 +207,7 @@ struct Piece {
 };
 
 // What depends on all gradients together, and random bits, which follow from an element's place, need the whole tensor.
-std::int64_t piece_of(const CompareOptions& options, const host::StorageTypes& types) {
+std::int64_t piece_of(const CompareOptions& options, const kernels::StorageTypes& types) {
   if (options.conditions_gradients() || types.master == Master::stochastic) return std::max(options.count, kPiece);
   return kPiece;
 }
@@ -317,7 +308,7 @@ class ExpectedControl {
 template <typename Real>
 class Comparer {
  public:
-  Comparer(const Case& to_run, const host::StorageTypes& types, const CompareOptions& options)
+  Comparer(const Case& to_run, const kernels::StorageTypes& types, const CompareOptions& options)
       : options_(options),
         types_(types),
         piece_(piece_of(options, types)),
@@ -350,7 +341,7 @@ class Comparer {
   std::vector<Row> run(const Tick& tick) {
     const auto row = [&](const std::string& left, const std::string& right) {
       Row made{title_, left, right, 0, 0, 0, {}, {}};
-      made.storage = host::short_name(types_);
+      made.storage = kernels::short_name(types_);
       return made;
     };
     std::vector<Row> rows;
@@ -381,7 +372,9 @@ class Comparer {
 
   // The run in float32 with the same gradients.
   bool has_twin() const { return types_.master == Master::float32 || types_.master == Master::remainder; }
-  host::StorageTypes twin_types() const { return {DataType::float32, DataType::float32, types_.state, Master::none}; }
+  kernels::StorageTypes twin_types() const {
+    return {DataType::float32, DataType::float32, types_.state, Master::none};
+  }
 
   // The parameters of step 0, or the gradients of a step.
   void fill(std::byte* values, DataType type, const Piece& piece, std::int64_t step) const {
@@ -418,7 +411,7 @@ class Comparer {
     }
   }
 
-  std::unique_ptr<Run> begin(const Piece& piece, const Tuning& tuning, const host::StorageTypes& types,
+  std::unique_ptr<Run> begin(const Piece& piece, const Tuning& tuning, const kernels::StorageTypes& types,
                              const std::vector<std::byte>& gradient) {
     return std::make_unique<Run>(
         host_memory_, method_, tuning, types, gradient.data(), piece.count, options_, [&](std::byte* parameter) {
@@ -509,7 +502,7 @@ class Comparer {
       if (left.has_bits_of(right, i)) continue;
       ++row.mismatches;
       if (!first) first = i;
-      const double ulps = std::fabs(left.at(i) - right.at(i)) / ulp_of(left.type, left.at(i));
+      const double ulps = std::fabs(left.at(i) - right.at(i)) / measure::ulp(left.type, left.at(i));
       if (std::isnan(ulps)) continue;
       row.largest_ulps = std::max(row.largest_ulps, ulps);
       row.mean_ulps += ulps / static_cast<double>(options_.count);
@@ -608,7 +601,7 @@ class Comparer {
   Exact<Real> rounding_of(DataType type, Real got, Exact<Real> exact) const {
     if (type != DataType::bfloat16 && type != DataType::float16) return 0;
     const double larger = std::max(std::fabs(static_cast<double>(got)), std::fabs(static_cast<double>(exact)));
-    return (types_.master == Master::stochastic ? 1.0 : 0.5) * ulp_of(type, larger);
+    return (types_.master == Master::stochastic ? 1.0 : 0.5) * measure::ulp(type, larger);
   }
 
   void compare_with_reference(Row& row, const Run& run, const Sample& sample) {
@@ -627,8 +620,9 @@ class Comparer {
       rounding.state[slot] = rounding_of(run.arrays[slot + 1].type, after.at(slot), exact.state[slot]);
     }
     const Exact<Real> error = std::fabs(static_cast<Exact<Real>>(parameter) - exact.parameter);
-    const Exact<Real> one_ulp = ulp_of(detail::kDataType<Real>, static_cast<double>(exact.parameter));
-    const auto ulps = static_cast<double>(error) / ulp_of(run.arrays[0].type, static_cast<double>(exact.parameter));
+    const Exact<Real> one_ulp = measure::ulp(detail::kDataType<Real>, static_cast<double>(exact.parameter));
+    const auto ulps =
+        static_cast<double>(error) / measure::ulp(run.arrays[0].type, static_cast<double>(exact.parameter));
     const Exact<Real> part =
         part_of_bound<Real>(parameter, std::span(after).first(slots()), textbook_, exact, one_ulp, rounding);
     if (!std::isnan(ulps)) {
@@ -639,7 +633,7 @@ class Comparer {
   }
 
   const CompareOptions& options_;
-  host::StorageTypes types_;
+  kernels::StorageTypes types_;
   std::int64_t piece_;
   Method method_;
   reference::Textbook<Exact<Real>> textbook_;
@@ -680,10 +674,10 @@ nlohmann::json to_json(const Row& row) {
 
 // Throws std::invalid_argument, with what is needed, when memory does not hold the arrays of a case: the whole tensor
 // on the device, and in host memory a piece of it for each instruction set.
-void check_memory(const Case& to_run, const host::StorageTypes& types, const CompareOptions& options) {
+void check_memory(const Case& to_run, const kernels::StorageTypes& types, const CompareOptions& options) {
   const Method method = make_method(to_run.method, {to_run.options.begin(), to_run.options.end()});
   const auto levels = static_cast<std::int64_t>(simd_levels().size());
-  const std::int64_t kept = types.master == Master::float32 ? 4 : types.master == Master::remainder ? 2 : 0;
+  const std::int64_t kept = kernels::kept_size(types.master);
   const std::int64_t of_states = static_cast<std::int64_t>(state_names(method).size()) * size_in_bytes(types.state);
   const std::int64_t of_element = size_in_bytes(types.parameter) + of_states + kept;
   const std::int64_t gradient = size_in_bytes(types.gradient);
@@ -714,7 +708,7 @@ std::string describe_control(const CompareOptions& options) {
   return host::joined(parts);
 }
 
-std::vector<Row> rows_of(const Case& to_run, const host::StorageTypes& types, const CompareOptions& options,
+std::vector<Row> rows_of(const Case& to_run, const kernels::StorageTypes& types, const CompareOptions& options,
                          const std::function<void()>& tick) {
   return types.parameter == DataType::float64 ? Comparer<double>(to_run, types, options).run(tick)
                                               : Comparer<float>(to_run, types, options).run(tick);
@@ -722,11 +716,11 @@ std::vector<Row> rows_of(const Case& to_run, const host::StorageTypes& types, co
 
 bool run(const CompareOptions& options) {
   check_output("--json-file", options.json_file);
-  const std::vector<host::StorageTypes> storages = options.all_storages();
+  const std::vector<kernels::StorageTypes> storages = options.all_storages();
   options.check_machine();
   const std::vector<Case> cases = cases_of(options);
   double ticks = 0;
-  for (const host::StorageTypes& types : storages) {
+  for (const kernels::StorageTypes& types : storages) {
     for (const Case& to_run : cases) check_memory(to_run, types, options);
     ticks += 2.0 * static_cast<double>(options.steps) *
              static_cast<double>(pieces_of(options.count, piece_of(options, types)).size() * cases.size());
@@ -743,7 +737,7 @@ bool run(const CompareOptions& options) {
                         {"control", describe_control(options)},
                         {"reference_sees_one_element_in", every},
                         {"rows", nlohmann::json::array()}};
-  for (const host::StorageTypes& types : storages) report["storages"].push_back(host::short_name(types));
+  for (const kernels::StorageTypes& types : storages) report["storages"].push_back(kernels::short_name(types));
   const bool of_one_type = options.storages.empty();
   if (!options.json) {
     fmt::print(
@@ -766,8 +760,8 @@ bool run(const CompareOptions& options) {
   }
   bool passed = true;
   double done = 0;
-  for (const host::StorageTypes& types : storages) {
-    if (!options.json && !of_one_type) fmt::print("{}\n", host::short_name(types));
+  for (const kernels::StorageTypes& types : storages) {
+    if (!options.json && !of_one_type) fmt::print("{}\n", kernels::short_name(types));
     for (const Case& to_run : cases) {
       const std::vector<Row> rows =
           rows_of(to_run, types, options, [&] { progress.at(++done / ticks, to_run.method); });

@@ -11,9 +11,7 @@
 
 namespace adamant::tools {
 
-// Exact enough to judge `Real` by: double for float, long double for double.
-template <typename Real>
-using Exact = std::conditional_t<std::is_same_v<Real, float>, double, long double>;
+using reference::Exact;
 
 // What storing a result in a narrower type than the arithmetic's may put it off by, beyond what P4 allows.
 template <typename Real>

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <deque>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -13,7 +12,6 @@
 #include <stdexcept>
 
 #include "host/device_memory.hpp"
-#include "host/replacement.hpp"
 #include "host/text.hpp"
 #include "tools/commands.hpp"
 #include "tools/run_options.hpp"
@@ -93,20 +91,6 @@ CLI::Validator point() {
   return CLI::Validator(check, "");
 }
 
-struct TextFile {
-  std::string path;
-  std::string text;
-};
-
-// Each of them whole or not at all; none is replaced before all are written.
-void write_whole(const std::vector<TextFile>& files) {
-  std::deque<host::Replacement> replacements;
-  for (const TextFile& file : files) {
-    replacements.emplace_back(file.path).append(std::as_bytes(std::span(file.text)));
-  }
-  for (host::Replacement& replacement : replacements) replacement.commit();
-}
-
 nlohmann::json to_json(const Descent& descent) {
   nlohmann::json path = nlohmann::json::array();
   for (const Point& point : descent.path) path.push_back({number(point.x1), number(point.x2), number(valley(point))});
@@ -133,6 +117,15 @@ bool run(const DescendOptions& options) {
   if (options.method.empty() && !options.options.empty()) {
     throw std::invalid_argument("adamant: --option needs a --method");
   }
+  options.check_machine();
+  const Course course{.start = *point_from(options.start),
+                      .steps = options.steps,
+                      .type = options.data_type(),
+                      .device = options.make_device(),
+                      .tuning = options.tuning()};
+  std::optional<Descent> own;  // first, so that nothing is done where it is refused
+  if (!options.method.empty()) own = descend(options.method, options.option_map(), course);
+
   const std::string csv_path = options.out.empty() ? "" : (fs::path(options.out) / "descend.csv").string();
   const std::string svg_path = options.out.empty() ? "" : (fs::path(options.out) / "descend.svg").string();
   std::error_code why;
@@ -146,19 +139,12 @@ bool run(const DescendOptions& options) {
   check_output("--out", csv_path);
   check_output("--out", svg_path);
   check_output("--json-file", options.json_file, {csv_path, svg_path});
-  options.check_machine();
-  const Course course{.start = *point_from(options.start),
-                      .steps = options.steps,
-                      .type = options.data_type(),
-                      .device = options.make_device(),
-                      .tuning = options.tuning()};
-  std::optional<Descent> own;  // first, so that nothing is done where it is refused
-  if (!options.method.empty()) own = descend(options.method, options.option_map(), course);
   std::vector<Descent> descents = textbook_descents(course);
   if (own) descents.push_back(*own);
 
   if (!options.out.empty()) {
-    write_whole({{csv_path, to_csv(descents, course.type)}, {svg_path, to_svg(descents)}});
+    write_result(csv_path, to_csv(descents, course.type));
+    write_result(svg_path, to_svg(descents));
   }
   if (!options.json) print(descents, course);
   if (!options.json && !options.out.empty()) {

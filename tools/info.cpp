@@ -78,7 +78,7 @@ nlohmann::json gather() {
   nlohmann::json machine = nlohmann::json::array();
   for (const SimdLevel level : simd_levels()) machine.push_back(name(level));
   const char* const toolkit = ADAMANT_BUILD_CUDA_TOOLKIT;  // empty without CUDA
-  return {{"version", ADAMANT_VERSION},
+  return {{"version", std::string(version())},
           {"build",
            {{"commit", environment().at("commit")},
             {"type", ADAMANT_BUILD_TYPE},

@@ -14,9 +14,9 @@
 
 #include "host/convert.hpp"
 #include "host/device_memory.hpp"
-#include "host/plan.hpp"
 #include "host/reference.hpp"
 #include "host/safetensors.hpp"
+#include "kernels/storage_types.hpp"
 #include "tools/commands.hpp"
 #include "tools/run_options.hpp"
 #include "tools/terminal.hpp"
@@ -97,7 +97,7 @@ bool takes_up_more_than_gradients(const Method& method, std::string_view state) 
 }
 
 Replayed replay_as(const Trace& trace, const Method& method, Device device, const Tuning& tuning,
-                   const host::StorageTypes& types, const OnStep& on_step) {
+                   const kernels::StorageTypes& types, const OnStep& on_step) {
   const std::size_t n = trace.parameter.size();
   const auto count = static_cast<std::int64_t>(n);
   host::DeviceMemory memory(device);
@@ -231,9 +231,9 @@ bool run(ReplayOptions options) {
   options.check_machine();
   const Method method = options.make_method();
   const Device device = options.make_device();
-  const std::vector<host::StorageTypes> storages = options.all_storages();
+  const std::vector<kernels::StorageTypes> storages = options.all_storages();
   if (storages.size() != 1) throw std::invalid_argument("adamant: replay: --storage: one at a time");
-  const std::string types = host::short_name(storages.front());
+  const std::string types = kernels::short_name(storages.front());
   const Trace trace = read_trace(options.trace);
   if (!options.expect.empty()) read_expected(st::File::open(options.expect), "param", trace.parameter.size());
   Progress progress("replay");
@@ -291,7 +291,7 @@ Replayed replay(const Trace& trace, const Method& method, Device device, const T
 }
 
 Replayed replay(const Trace& trace, const Method& method, Device device, const Tuning& tuning,
-                const host::StorageTypes& storage, const OnStep& on_step) {
+                const kernels::StorageTypes& storage, const OnStep& on_step) {
   return replay_as(trace, method, device, tuning, storage, on_step);
 }
 
@@ -323,10 +323,8 @@ ReplayComparison compare(const Replayed& result, const Replayed& path, const std
     const std::vector<std::size_t> judged = elements_to_judge(file, expected, pytorch, scale);
     const std::vector<double> judged_expected = picked(expected, judged);
     const std::vector<double> judged_scale = picked(scale, judged);
-    const auto ours =
-        measure::errors_in_ulps(picked(result.parameter, judged), judged_expected, judged_scale, &measure::ulp_float32);
-    const auto theirs =
-        measure::errors_in_ulps(picked(pytorch, judged), judged_expected, judged_scale, &measure::ulp_float32);
+    const auto ours = measure::errors_in_ulps(picked(result.parameter, judged), judged_expected, judged_scale);
+    const auto theirs = measure::errors_in_ulps(picked(pytorch, judged), judged_expected, judged_scale);
     if (judged.size() != n) {
       std::int64_t differ = 0;
       for (std::size_t i = 0; i < n; ++i) {

@@ -9,7 +9,7 @@
 
 #include "adamant/adamant.hpp"
 #include "host/measure.hpp"
-#include "host/plan.hpp"
+#include "kernels/storage_types.hpp"
 
 namespace adamant::tools {
 
@@ -47,7 +47,7 @@ Replayed replay(const Trace& trace, const Method& method, Device device, const T
 // The same with parameters and gradients rounded to the types of a storage. The parameter is what is stored in the
 // parameter's type, also where there is a master.
 Replayed replay(const Trace& trace, const Method& method, Device device, const Tuning& tuning,
-                const host::StorageTypes& storage, const OnStep& on_step);
+                const kernels::StorageTypes& storage, const OnStep& on_step);
 
 // Writes `param` and the states under PyTorch's names, in the type they have, and `master` where there is a float32
 // one.

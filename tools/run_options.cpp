@@ -69,7 +69,7 @@ Method RunOptions::make_method() const { return adamant::make_method(method, opt
 Device RunOptions::make_device() const { return parse_device(device); }
 DataType RunOptions::data_type() const { return type == "f64" ? DataType::float64 : DataType::float32; }
 
-std::vector<host::StorageTypes> RunOptions::all_storages() const {
+std::vector<kernels::StorageTypes> RunOptions::all_storages() const {
   if (!storages.empty()) return storages_from(storages);
   return {{data_type(), data_type(), data_type(), Master::none}};
 }
@@ -84,9 +84,11 @@ Tuning RunOptions::tuning() const {
 void RunOptions::check_machine() const { const Optimizer probe(GradientDescent{}, make_device(), tuning()); }
 
 namespace {
+// A device, a pipe or a link, which is written through: /dev/stdout is one, of a file that may be open already.
 bool is_special(const std::string& path) {
   std::error_code ignored;
-  return std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored);
+  const std::filesystem::file_status status = std::filesystem::symlink_status(path, ignored);
+  return std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
 }
 }  // namespace
 
@@ -202,20 +204,20 @@ std::string describe(Device device) {
                                : std::string(name(device));
 }
 
-std::vector<host::StorageTypes> storages_from(const std::vector<std::string>& names) {
-  const auto all = host::storages();
-  std::vector<host::StorageTypes> found;
+std::vector<kernels::StorageTypes> storages_from(const std::vector<std::string>& names) {
+  const auto all = kernels::storages();
+  std::vector<kernels::StorageTypes> found;
   for (const std::string& name : names) {
     if (name == "all") {
       found.insert(found.end(), all.begin(), all.end());
       continue;
     }
-    const auto* const there = std::find_if(all.data(), all.data() + all.size(), [&](const host::StorageTypes& types) {
-      return host::short_name(types) == name;
-    });
+    const auto* const there =
+        std::find_if(all.data(), all.data() + all.size(),
+                     [&](const kernels::StorageTypes& types) { return kernels::short_name(types) == name; });
     if (there == all.data() + all.size()) {
       std::vector<std::string> short_names;
-      for (const host::StorageTypes& types : all) short_names.push_back(host::short_name(types));
+      for (const kernels::StorageTypes& types : all) short_names.push_back(kernels::short_name(types));
       throw std::invalid_argument(fmt::format("adamant: --storage: unknown storage {}; allowed: {} and all",
                                               host::in_quotes(name), host::joined(short_names)));
     }

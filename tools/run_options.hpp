@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "adamant/adamant.hpp"
-#include "host/plan.hpp"
+#include "kernels/storage_types.hpp"
 
 namespace adamant::tools {
 
@@ -40,7 +40,7 @@ struct RunOptions {
   Device make_device() const;
   DataType data_type() const;
   // Those of --storage, or the plain one of --dtype. Throws std::invalid_argument for one that there is not.
-  std::vector<host::StorageTypes> all_storages() const;
+  std::vector<kernels::StorageTypes> all_storages() const;
   Tuning tuning() const;
   // Before any work: throws what an Optimizer of that device, instruction set and number of threads would.
   void check_machine() const;
@@ -59,7 +59,7 @@ CLI::Validator not_empty();
 // Before any work: whether a file may be written at `path`, as far as its folder tells, and is none of those that are
 // read. Does nothing when `path` is empty. Throws std::invalid_argument naming `option` and `path`.
 void check_output(const std::string& option, const std::string& path, std::initializer_list<std::string> read = {});
-// Writes it: a file whole or not at all, a device or a pipe as it is. Throws std::runtime_error.
+// Writes it: a file whole or not at all, a device, a pipe or what a link leads to as it is. Throws std::runtime_error.
 void write_result(const std::string& path, const std::string& text);
 
 // "cpu", "cuda", "cuda:N", or "auto": what default_device() says. Throws std::invalid_argument for anything else.
@@ -75,7 +75,7 @@ nlohmann::json facts_of(Device device);
 
 // Combinations of types by their short names, "bfloat16/float32/float32/remainder"; "all" for every one there is.
 // Throws std::invalid_argument for any other, listing them.
-std::vector<host::StorageTypes> storages_from(const std::vector<std::string>& names);
+std::vector<kernels::StorageTypes> storages_from(const std::vector<std::string>& names);
 
 // "baseline", "avx2" or "avx512". Throws std::invalid_argument for anything else.
 SimdLevel parse_simd(const std::string& text);

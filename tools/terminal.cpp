@@ -33,7 +33,7 @@ void Progress::at(double fraction, const std::string& detail) {
   if (!terminal_ || now - start_ < kQuietFor || now - last_ < kBetween) return;
   last_ = now;
   shown_ = true;
-  fmt::print(stderr, "\r\x1b[K{}: {:3.0f} %{}{}", what_, 100 * fraction, detail.empty() ? "" : ", ", detail);
+  fmt::print(stderr, "\r\x1b[K{}: {:3.0f} %, {}", what_, 100 * fraction, detail);
   std::fflush(stderr);
 }
 

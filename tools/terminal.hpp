@@ -20,7 +20,7 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
   // `fraction` from 0 to 1; `detail` says what is being done.
-  void at(double fraction, const std::string& detail = {});
+  void at(double fraction, const std::string& detail);
   // Takes the line away, before something else is printed.
   void clear();
 

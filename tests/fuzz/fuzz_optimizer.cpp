@@ -232,9 +232,7 @@ bool is_utf8_name(const std::string& name) { return name.find('\xff') == std::st
 
 // --- The promise of one step
 
-// The arithmetic that is exact beside Real.
-template <typename Real>
-using Exact = std::conditional_t<sizeof(Real) == 4, double, long double>;
+using reference::Exact;
 
 // Where tests/error_bound_test.cpp searches, and so P4 is known to hold: no intermediate over- or underflows.
 bool moderate(const Settings& settings) {
@@ -258,8 +256,7 @@ bool moderate(Real value) {
 
 template <typename Real>
 double ulp(Real x) {
-  const double at = static_cast<double>(x);
-  return sizeof(Real) == 4 ? measure::ulp_float32(at) : measure::ulp_float64(at);
+  return measure::ulp(detail::kDataType<Real>, static_cast<double>(x));
 }
 
 template <typename Real>

@@ -1,0 +1,39 @@
+// The combinations of kernels/storage.hpp as values, and their names.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "adamant/types.hpp"
+
+namespace adamant::kernels {
+
+// The types of one of Storages.
+struct StorageTypes {
+  DataType parameter;
+  DataType gradient;
+  DataType state;
+  Master master;  // not automatic
+  friend constexpr bool operator==(const StorageTypes&, const StorageTypes&) = default;
+};
+
+// Bytes of an element of what is kept beside a parameter: its master or remainder; 0 where nothing is.
+std::int64_t kept_size(Master master);
+
+// All of them, by index.
+std::span<const StorageTypes> storages();
+
+// The index in Storages of a combination of types, if it is supported.
+std::optional<int> find_storage(const StorageTypes& types);
+
+// "bfloat16 with float32 gradients, float32 states and a remainder"
+std::string to_text(const StorageTypes& types);
+// "bfloat16/float32/float32/remainder", without the last where there is none: what the command line takes.
+std::string short_name(const StorageTypes& types);
+
+// Texts of all with that type of parameter, separated by semicolons.
+std::string supported_storages(DataType parameter);
+
+}  // namespace adamant::kernels
