@@ -6,8 +6,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 seconds=${1:?usage: scripts/fuzz.sh SECONDS}
-cmake --preset fuzz > /dev/null
-cmake --build --preset fuzz > build/build-fuzz.log 2>&1 || { tail -n 80 build/build-fuzz.log; exit 1; }
+cmake --preset sanitize > /dev/null
+cmake --build --preset sanitize --target fuzz_safetensors fuzz_optimizer > build/build-fuzz.log 2>&1 \
+  || { tail -n 80 build/build-fuzz.log; exit 1; }
 
 in_memory=/dev/shm
 [ -d "$in_memory" ] || in_memory=${TMPDIR:-/tmp}
@@ -19,7 +20,7 @@ run() {  # TARGET ARGUMENT...
   local target=$1
   shift
   mkdir -p "build/fuzz/corpus/$target" build/fuzz/found
-  "build/fuzz/bin/fuzz_$target" -seed=1 -max_total_time="$seconds" -timeout=60 -rss_limit_mb=4096 \
+  "build/sanitize/bin/fuzz_$target" -seed=1 -max_total_time="$seconds" -timeout=60 -rss_limit_mb=4096 \
     -artifact_prefix="build/fuzz/found/$target-" -print_final_stats=1 "$@" \
     "build/fuzz/corpus/$target" "tests/fuzz/corpus/$target" > "build/fuzz/$target.log" 2>&1
 }

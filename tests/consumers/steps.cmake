@@ -14,11 +14,12 @@ function(run)  # COMMAND WORD...: shows what it prints only when it fails
 endfunction()
 
 # For projects that compile the library: with CUDA where this tree has it, for one architecture and as PTX, because each
-# takes ten seconds more and these tests are about how the library is linked.
+# takes ten seconds more and these tests are about how the library is linked. With the flags of this tree, so that a
+# compiler cache has the objects.
 set(CUDA_OPTIONS -DADAMANT_CUDA=OFF)
 if(HAVE_CUDA)
   set(CUDA_OPTIONS -DADAMANT_CUDA=AUTO -DADAMANT_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURE}-virtual
-    "-DCMAKE_CUDA_COMPILER_LAUNCHER=${CUDA_LAUNCHER}" -DEXPECT_CUDA=ON)
+    "-DCMAKE_CUDA_FLAGS=${CUDA_FLAGS}" "-DCMAKE_CUDA_COMPILER_LAUNCHER=${CUDA_LAUNCHER}" -DEXPECT_CUDA=ON)
   set(ENV{CUDACXX} "${CUDA_COMPILER}")
 endif()
 
@@ -26,6 +27,7 @@ function(configure source build)  # and more words for cmake
   file(REMOVE_RECURSE "${build}")
   run("${CMAKE_COMMAND}" -S "${source}" -B "${build}" -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}"
     "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}" "-DCMAKE_CXX_FLAGS=${FLAGS}" "-DCMAKE_BUILD_TYPE=${CONFIG}"
+    "-DADAMANT_WERROR=${WERROR}"
     "-DCMAKE_RUNTIME_OUTPUT_DIRECTORY=${build}/bin$<0:>" ${ARGN})
 endfunction()
 
