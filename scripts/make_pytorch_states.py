@@ -13,6 +13,7 @@ Needs torch 1.13 or newer and safetensors.
 import copy
 import pathlib
 import sys
+import tempfile
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -104,6 +105,16 @@ def read(path):
     print(f"{case}: {REST} steps of PyTorch after adamant's checkpoint end {worst:.2f} units from PyTorch's own")
     if not worst < 8:
         sys.exit(1)
+    # A model of which the optimizer has a part, and one in 16 bits, can go on too.
+    for dtype, part in ((torch.float32, slice(1)), (torch.bfloat16, slice(None))):
+        model = make_model(dtype)
+        name, arguments = CASES[case]
+        optimizer = getattr(torch.optim, name)(list(model.parameters())[part], **arguments)
+        adamant_state.load_state(path, model, optimizer)
+        step_with(model, optimizer, [rest[f"{name}.grad"][0] for name in names])
+        with tempfile.TemporaryDirectory() as folder:
+            adamant_state.save_state(f"{folder}/again.safetensors", model, optimizer)
+        optimizer.state_dict()  # refuses to name states of parameters that are not the optimizer's
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ class Sized(ctypes.Structure):
         if unknown:  # which ctypes would take for attributes of the Python object
             raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
         super().__init__(struct_size=ctypes.sizeof(self), **fields)
+        for name, value in fields.items():  # ctypes cuts off what is too large
+            if isinstance(value, int) and value != (getattr(self, name) or 0):
+                raise OverflowError(f"{type(self).__name__}: {name} is {value}, which does not fit its type")
 
 
 class adamant_settings(Sized):
@@ -144,7 +147,11 @@ def load(path=None):
 def call(name, *arguments):
     """Calls a function that returns a status, and raises what it says of a failure."""
     library = load()
-    status = getattr(library, "adamant_" + name)(*arguments)
+    function = getattr(library, "adamant_" + name)
+    for kind, value in zip(function.argtypes, arguments):  # ctypes cuts off what is too large
+        if kind in (c_int32, c_int64) and kind(value).value != value:
+            raise OverflowError(f"adamant_{name}: {value} does not fit its type")
+    status = function(*arguments)
     if status != 0:
         known = STATUSES[status] if 0 < status < len(STATUSES) else str(status)
         text = library.adamant_last_error().decode(errors="backslashreplace")  # a path may be of any bytes
@@ -199,6 +206,21 @@ def as_array(given):
     return Array(given.ctypes.data, given.size, given.dtype.name, given.flags.writeable, given)
 
 
+def _text(text):
+    """A text for C, which ends at a zero byte."""
+    encoded = text if isinstance(text, bytes) else text.encode()
+    if b"\0" in encoded:
+        raise ValueError(f"{text!r} has a zero byte in it")
+    return encoded
+
+
+def _check_shape(parameter, gradient):
+    """Refuses a gradient of another shape, where both have one: elements would be stepped by those of others."""
+    shapes = [getattr(getattr(array, "owner", array), "shape", None) for array in (parameter, gradient)]
+    if None not in shapes and shapes[0] != shapes[1]:
+        raise ValueError(f"the gradient has the shape {shapes[1]}, and the parameter {shapes[0]}")
+
+
 def _choice(table, name, what):
     """The number of a choice by its name."""
     if name not in table:
@@ -214,9 +236,9 @@ def _c_options(options):
     """The options of a method, {"learning_rate": 1e-3, "amsgrad": True, "epsilon_placement": "outside_root"}."""
     values = (adamant_option * max(1, len(options)))()
     for value, (name, given) in zip(values, options.items()):
-        value.name = name.encode()
+        value.name = _text(name)
         if isinstance(given, str):
-            value.text = given.encode()
+            value.text = _text(given)
         else:
             value.number = given
     return values, len(options)
@@ -236,15 +258,19 @@ class Optimizer:
         self._handle = c_void_p()
         self._destroy = load().adamant_destroy
         self._arrays = {}  # of each tensor, which must live as long as it
-        call("create", method.encode(), *_c_options(options or {}), byref(settings), byref(self._handle))
+        call("create", _text(method), *_c_options(options or {}), byref(settings), byref(self._handle))
 
     def __del__(self):
         if getattr(self, "_handle", None):
             self._destroy(self._handle)
 
+    def __reduce_ex__(self, protocol):
+        raise TypeError("an adamant.Optimizer cannot be copied or pickled: save() and load() carry its state")
+
     # Groups and tensors
 
     def add_group(self, options):
+        """A group with options of its own; one that is not named has the method's default, not the first group's value."""
         group = c_int32()
         call("add_group", self._handle, *_c_options(options), byref(group))
         return group.value
@@ -253,11 +279,12 @@ class Optimizer:
             zero_gradient=False):
         """Adds a tensor: NumPy arrays or Arrays. Returns what names it in other calls."""
         shape = getattr(parameter, "shape", ()) if shape is None else shape
+        _check_shape(parameter, gradient)
         arrays = as_array(parameter), as_array(gradient), None if copy is None else as_array(copy)
         if not arrays[0].writable or (copy is not None and not arrays[2].writable):
             raise ValueError(f'tensor "{name}": the parameter or the copy is read-only')
         tensor = adamant_tensor(
-            name=name.encode(), parameter=_c_array(arrays[0]), gradient=_c_array(arrays[1]),
+            name=_text(name), parameter=_c_array(arrays[0]), gradient=_c_array(arrays[1]),
             copy=adamant_array() if copy is None else _c_array(arrays[2]),
             shape=(c_int64 * len(shape))(*shape), dimensions=len(shape), group=group,
             state_type=_choice(TYPES, state_type, "state_type") if state_type else 0,
@@ -274,7 +301,7 @@ class Optimizer:
 
     def find(self, name):
         tensor = c_int64()
-        call("find", self._handle, name.encode(), byref(tensor))
+        call("find", self._handle, _text(name), byref(tensor))
         return tensor.value
 
     def tensors(self):
@@ -296,6 +323,7 @@ class Optimizer:
     def set_gradient(self, tensor, gradient, stream=None):
         """Another gradient from the next step on. The former one may go when the steps that read it are done."""
         array = as_array(gradient)
+        _check_shape(self._arrays.get(tensor, [None])[0], gradient)
         call("set_gradient", self._handle, tensor, byref(_c_array(array)), int(not array.writable), stream)
         self._arrays[tensor][1] = array
 
@@ -313,13 +341,14 @@ class Optimizer:
         return values
 
     def set_options(self, options, group=0, stream=None):
+        """All options of a group: one that is not named gets the method's default. set_option() changes one alone."""
         call("set_options", self._handle, group, *_c_options(options), stream)
 
     def set_option(self, option, value, group=0, stream=None):
         if isinstance(value, str):
-            call("set_option", self._handle, group, option.encode(), value.encode(), stream)
+            call("set_option", self._handle, group, _text(option), _text(value), stream)
         else:
-            call("set_option_number", self._handle, group, option.encode(), value, stream)
+            call("set_option_number", self._handle, group, _text(option), value, stream)
 
     # What a step does to gradients, and what became of it
 
@@ -374,7 +403,7 @@ class Optimizer:
     def state(self, tensor, name):
         """A state in the memory of the optimizer, which must live as long as what is made of it."""
         array = adamant_array()
-        call("state", self._handle, tensor, name.encode(), byref(array))
+        call("state", self._handle, tensor, _text(name), byref(array))
         return Array(array.data, array.count, TYPE_NAMES[array.type], owner=self)
 
     def state_bytes(self):
@@ -386,10 +415,10 @@ class Optimizer:
 
     def save(self, path, parameters=True, stream=None):
         options = adamant_save_options(without_parameters=int(not parameters))
-        call("save", self._handle, os.fsencode(path), byref(options), stream)
+        call("save", self._handle, _text(os.fsencode(path)), byref(options), stream)
 
     def load(self, path, allow_missing=False, allow_extra=False, change_types=(), stream=None):
-        names = (c_char_p * len(change_types))(*(name.encode() for name in change_types))
+        names = (c_char_p * len(change_types))(*(_text(name) for name in change_types))
         options = adamant_load_options(allow_missing=int(allow_missing), allow_extra=int(allow_extra),
                                        change_types=names, change_types_count=len(change_types))
-        call("load", self._handle, os.fsencode(path), byref(options), stream)
+        call("load", self._handle, _text(os.fsencode(path)), byref(options), stream)

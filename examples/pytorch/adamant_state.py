@@ -13,7 +13,7 @@ def save_state(path, model, optimizer):
     arrays = {}
     for name, parameter in model.named_parameters():
         arrays[name] = parameter
-        for key, value in optimizer.state[parameter].items():
+        for key, value in optimizer.state.get(parameter, {}).items():  # none where the optimizer does not have it
             if value is not None:  # SGD before its first step
                 arrays[f"{name}.{key}"] = torch.as_tensor(value, dtype=torch.float32 if key == "step" else None)
     save_file({name: array.detach().cpu().contiguous() for name, array in arrays.items()}, path)
@@ -30,13 +30,15 @@ def load_state(path, model, optimizer):
         names = {parameter: name for name, parameter in model.named_parameters()}
         states = metadata["adamant.states"].split(", ") if metadata["adamant.states"] else []
         values, state_of, rates = {}, {}, []
+        of_the_optimizer = {parameter for group in optimizer.param_groups for parameter in group["params"]}
         for parameter, name in names.items():
             step = int(metadata[f"adamant.step.{name}"])
             if metadata["adamant.parameters"] == "true":
                 values[parameter] = file.get_tensor(name).view_as(parameter)
-            if step > 0:  # PyTorch makes the states with the first step
+            if step > 0 and parameter in of_the_optimizer:  # PyTorch makes the states with the first step
                 state_of[parameter] = {
-                    key: file.get_tensor(f"{name}.{key}").view_as(parameter).to(parameter.device) for key in states
+                    key: file.get_tensor(f"{name}.{key}").view_as(parameter).to(parameter.device, parameter.dtype)
+                    for key in states
                 }
                 if not isinstance(optimizer, torch.optim.SGD):  # it keeps no count
                     state_of[parameter]["step"] = torch.tensor(float(step))

@@ -2,9 +2,11 @@
 
 usage: module_test.py SOURCE   (ADAMANT_LIBRARY is the path of the shared library)
 """
+import copy
 import ctypes
 import gc
 import os
+import pickle
 import re
 import sys
 import tempfile
@@ -147,8 +149,13 @@ class Optimizer(unittest.TestCase):
             self.assertEqual((caught.exception.status, caught.exception.number), ("not_saved", 2))
 
     def test_refuses_what_is_wrong(self):
+        five = np.ones(5, np.float32)
         with self.assertRaisesRegex(adamant.Error, "gradient: count 5"):
-            self.optimizer.add("y", np.ones(6, np.float32), np.ones(5, np.float32))
+            self.optimizer.add("y", np.ones(6, np.float32), adamant.Array(five.ctypes.data, 5, "float32"))
+        with self.assertRaisesRegex(ValueError, r"shape \(3, 2\), and the parameter \(2, 3\)"):
+            self.optimizer.add("y", np.ones((2, 3), np.float32), np.ones((3, 2), np.float32))
+        with self.assertRaisesRegex(ValueError, r"shape \(6,\), and the parameter \(2, 3\)"):
+            self.optimizer.set_gradient(self.tensor, np.ones(6, np.float32))
         with self.assertRaisesRegex(ValueError, "contiguous"):
             self.optimizer.add("y", np.ones((6, 6), np.float32)[:, 0], np.ones(6, np.float32))
         with self.assertRaisesRegex(ValueError, "int64"):
@@ -186,6 +193,25 @@ class Optimizer(unittest.TestCase):
         with self.assertRaisesRegex(adamant.Error, "cuda:1000000") as caught:
             adamant.Optimizer("adam", device="cuda:1000000")
         self.assertEqual(caught.exception.status, "unavailable")
+
+    def test_cuts_nothing_off(self):
+        with self.assertRaisesRegex(OverflowError, "4294967296"):
+            self.optimizer.options(group=2**32)
+        with self.assertRaisesRegex(OverflowError, "18446744073709551616"):
+            self.optimizer.freeze(2**64)
+        with self.assertRaisesRegex(OverflowError, "group is 4294967296"):
+            self.optimizer.add("y", np.ones(1), np.ones(1), group=2**32)
+        with self.assertRaisesRegex(OverflowError, "threads is 4294967297"):
+            adamant.Optimizer("adam", threads=2**32 + 1)
+        for call in (lambda: self.optimizer.add("a\0b", np.ones(1), np.ones(1)), lambda: self.optimizer.find("x\0"),
+                     lambda: self.optimizer.save("/tmp/a\0b"), lambda: adamant.Optimizer("adam\0")):
+            with self.assertRaisesRegex(ValueError, "zero byte"):
+                call()
+
+    def test_is_not_copied(self):
+        for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
+            with self.assertRaisesRegex(TypeError, "cannot be copied"):
+                duplicate(self.optimizer)
 
 
 unittest.main()
