@@ -1,8 +1,8 @@
 #include "host/buffers.hpp"
 
 #include <algorithm>
-#include <iterator>
 #include <string>
+#include <utility>
 
 #include "host/refusal.hpp"
 #include "host/tensor_check.hpp"
@@ -31,38 +31,49 @@ void Buffers::check(const TensorSpec& spec) const {
   check_against_parameters_and_states(spec.name, "copy", copy);
   check_against_gradients(spec.name, "parameter", parameter);
   check_against_gradients(spec.name, "copy", copy);
-  check_zeroed(-1, spec, gradient);
+  check_zeroed(spec, gradient);
 }
 
-void Buffers::check_gradient(std::int64_t id, const TensorSpec& spec, const ConstArray& gradient) const {
+void Buffers::check_gradient(const TensorSpec& spec, const ConstArray& gradient) const {
   check_against_parameters_and_states(spec.name, "gradient", buffer_of(gradient));
-  check_zeroed(id, spec, buffer_of(gradient));
+  check_zeroed(spec, buffer_of(gradient));
 }
 
 void Buffers::insert(std::int64_t id, const TensorSpec& spec) {
   const Buffer parameter = buffer_of(spec.parameter);
+  const Buffer gradient = buffer_of(spec.gradient);
   const Buffer copy = buffer_of(spec.copy);
-  decltype(parameters_) fresh;  // merging moves nodes and cannot fail
-  if (!parameter.empty()) fresh.emplace(parameter.begin, Parameter{parameter.end, &spec, "parameter"});
-  if (!copy.empty()) fresh.emplace(copy.begin, Parameter{copy.end, &spec, "copy"});
-  gradients_.push_back({id, buffer_of(spec.gradient), &spec});
-  parameters_.merge(fresh);
-  if (spec.zero_gradient) ++zeroed_;
-}
-
-void Buffers::set_gradient(std::int64_t id, const ConstArray& gradient) {
-  gradient_of(id)->buffer = buffer_of(gradient);
-}
-
-void Buffers::erase(std::int64_t id) {
-  const auto gradient = gradient_of(id);
-  const TensorSpec& spec = *gradient->tensor;
-  if (spec.zero_gradient) --zeroed_;
-  if (spec.parameter.count() > 0) {
-    parameters_.erase(buffer_of(spec.parameter).begin);
-    if (has_copy(spec)) parameters_.erase(buffer_of(spec.copy).begin);
+  Disjoint fresh;  // merging moves nodes and cannot fail
+  Disjoint fresh_zeroed;
+  if (!parameter.empty()) fresh.emplace(parameter.begin, Use{parameter.end, &spec, "parameter"});
+  if (!copy.empty()) fresh.emplace(copy.begin, Use{copy.end, &spec, "copy"});
+  if (!spec.zero_gradient) {
+    gradients_.push_back({id, gradient, &spec});
+  } else if (!gradient.empty()) {
+    fresh_zeroed.emplace(gradient.begin, Use{gradient.end, &spec, "gradient"});
   }
-  gradients_.erase(gradient);
+  parameters_.merge(fresh);
+  zeroed_.merge(fresh_zeroed);
+}
+
+void Buffers::set_gradient(std::int64_t id, const TensorSpec& spec, const ConstArray& gradient) {
+  const Buffer buffer = buffer_of(gradient);
+  if (!spec.zero_gradient) {
+    gradient_of(id)->buffer = buffer;
+  } else if (!buffer.empty()) {
+    auto node = zeroed_.extract(buffer_of(spec.gradient).begin);
+    node.key() = buffer.begin;
+    node.mapped().end = buffer.end;
+    zeroed_.insert(std::move(node));
+  }
+}
+
+void Buffers::erase(std::int64_t id, const TensorSpec& spec) {
+  if (!spec.zero_gradient) gradients_.erase(gradient_of(id));
+  if (spec.parameter.count() == 0) return;
+  if (spec.zero_gradient) zeroed_.erase(buffer_of(spec.gradient).begin);
+  parameters_.erase(buffer_of(spec.parameter).begin);
+  if (has_copy(spec)) parameters_.erase(buffer_of(spec.copy).begin);
 }
 
 void Buffers::make_room_for_states() {
@@ -75,6 +86,16 @@ void Buffers::insert_states(const std::shared_ptr<std::byte>& memory, std::int64
   states_.push_back({{begin, begin + static_cast<std::uintptr_t>(bytes)}, memory});
 }
 
+const Buffers::Use* Buffers::overlapping(const Disjoint& uses, const Buffer& buffer, const TensorSpec* but) {
+  if (buffer.empty()) return nullptr;
+  for (auto after = uses.lower_bound(buffer.end); after != uses.begin();) {
+    const auto& [begin, use] = *--after;
+    if (use.end <= buffer.begin) break;
+    if (use.tensor != but) return &use;
+  }
+  return nullptr;
+}
+
 std::vector<Buffers::Gradient>::iterator Buffers::gradient_of(std::int64_t id) {
   return std::lower_bound(gradients_.begin(), gradients_.end(), id,
                           [](const Gradient& gradient, std::int64_t wanted) { return gradient.id < wanted; });
@@ -83,13 +104,9 @@ std::vector<Buffers::Gradient>::iterator Buffers::gradient_of(std::int64_t id) {
 void Buffers::check_against_parameters_and_states(std::string_view tensor, std::string_view field,
                                                   const Buffer& buffer) const {
   if (buffer.empty()) return;
-  const auto after = parameters_.lower_bound(buffer.end);
-  if (after != parameters_.begin()) {
-    const auto& [begin, parameter] = *std::prev(after);
-    if (buffer.overlaps({begin, parameter.end})) {
-      refuse(of_tensor(tensor) + std::string(field) + ": shares memory with the " + parameter.field + " of tensor " +
-             in_quotes(parameter.tensor->name) + "; a " + parameter.field + " may overlap no other buffer");
-    }
+  if (const Use* const use = overlapping(parameters_, buffer)) {
+    refuse(of_tensor(tensor) + std::string(field) + ": shares memory with the " + use->field + " of tensor " +
+           in_quotes(use->tensor->name) + "; a " + use->field + " may overlap no other buffer");
   }
   for (const States& states : states_) {
     if (!states.memory.expired() && buffer.overlaps(states.buffer)) {
@@ -100,23 +117,28 @@ void Buffers::check_against_parameters_and_states(std::string_view tensor, std::
 }
 
 void Buffers::check_against_gradients(std::string_view tensor, std::string_view field, const Buffer& buffer) const {
-  if (buffer.empty()) return;
-  for (const Gradient& gradient : gradients_) {
-    if (!gradient.buffer.overlaps(buffer)) continue;
+  const auto refuse_because_of = [&](const TensorSpec& other) {
     refuse(of_tensor(tensor) + std::string(field) + ": shares memory with the gradient of tensor " +
-           in_quotes(gradient.tensor->name) + "; a " + std::string(field) + " may overlap no other buffer");
+           in_quotes(other.name) + "; a " + std::string(field) + " may overlap no other buffer");
+  };
+  if (const Use* const use = overlapping(zeroed_, buffer)) refuse_because_of(*use->tensor);
+  for (const Gradient& gradient : gradients_) {
+    if (gradient.buffer.overlaps(buffer)) refuse_because_of(*gradient.tensor);
   }
 }
 
 // A gradient that is set to zero when one tensor has used it is lost to another.
-void Buffers::check_zeroed(std::int64_t id, const TensorSpec& spec, const Buffer& buffer) const {
-  if (!spec.zero_gradient && zeroed_ == 0) return;  // a training loop may re-point every gradient in every step
-  for (const Gradient& gradient : gradients_) {
-    if (gradient.id == id || !gradient.buffer.overlaps(buffer)) continue;
-    if (!spec.zero_gradient && !gradient.tensor->zero_gradient) continue;
-    refuse(of_tensor(spec.name) + "gradient: shares memory with the gradient of tensor " +
-           in_quotes(gradient.tensor->name) + ", and zero_gradient of " + (spec.zero_gradient ? "this" : "that") +
+void Buffers::check_zeroed(const TensorSpec& spec, const Buffer& buffer) const {
+  const auto refuse_because_of = [&](const TensorSpec& other) {
+    refuse(of_tensor(spec.name) + "gradient: shares memory with the gradient of tensor " + in_quotes(other.name) +
+           ", and zero_gradient of " + (spec.zero_gradient ? "this" : "that") +
            " tensor sets it to zero when it has been used; such a gradient may overlap no other");
+  };
+  // By its address: a training loop may re-point every gradient in every step.
+  if (const Use* const use = overlapping(zeroed_, buffer, &spec)) refuse_because_of(*use->tensor);
+  if (!spec.zero_gradient) return;
+  for (const Gradient& gradient : gradients_) {
+    if (gradient.buffer.overlaps(buffer)) refuse_because_of(*gradient.tensor);
   }
 }
 

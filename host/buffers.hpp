@@ -28,12 +28,13 @@ class Buffers {
   // Throws std::invalid_argument where a new tensor's buffers overlap what they must not.
   void check(const TensorSpec& spec) const;
   // The same for another gradient of a tensor that is there.
-  void check_gradient(std::int64_t id, const TensorSpec& spec, const ConstArray& gradient) const;
+  void check_gradient(const TensorSpec& spec, const ConstArray& gradient) const;
 
   // What throws std::bad_alloc has changed nothing.
   void insert(std::int64_t id, const TensorSpec& spec);
-  void set_gradient(std::int64_t id, const ConstArray& gradient);
-  void erase(std::int64_t id);
+  // Before the TensorSpec has it.
+  void set_gradient(std::int64_t id, const TensorSpec& spec, const ConstArray& gradient);
+  void erase(std::int64_t id, const TensorSpec& spec);
 
   // Memory that holds states of the Optimizer, for as long as it is there. After make_room_for_states() it
   // cannot throw.
@@ -41,11 +42,12 @@ class Buffers {
   void insert_states(const std::shared_ptr<std::byte>& memory, std::int64_t bytes);
 
  private:
-  struct Parameter {  // or the copy of one
+  struct Use {
     std::uintptr_t end;
     const TensorSpec* tensor;
     const char* field;
   };
+  using Disjoint = std::map<std::uintptr_t, Use>;  // by where they begin; none empty
   struct Gradient {
     std::int64_t id;
     Buffer buffer;
@@ -56,14 +58,16 @@ class Buffers {
     std::weak_ptr<std::byte> memory;
   };
 
+  // One of them that shares memory with the buffer and is not of the tensor `but`, or null.
+  static const Use* overlapping(const Disjoint& uses, const Buffer& buffer, const TensorSpec* but = nullptr);
   std::vector<Gradient>::iterator gradient_of(std::int64_t id);
   void check_against_parameters_and_states(std::string_view tensor, std::string_view field, const Buffer& buffer) const;
   void check_against_gradients(std::string_view tensor, std::string_view field, const Buffer& buffer) const;
-  void check_zeroed(std::int64_t id, const TensorSpec& spec, const Buffer& gradient) const;
+  void check_zeroed(const TensorSpec& spec, const Buffer& gradient) const;
 
-  std::map<std::uintptr_t, Parameter> parameters_;  // by where they begin; disjoint, none empty
-  std::vector<Gradient> gradients_;                 // by id; may overlap: a scan of them is one of contiguous memory
-  std::int64_t zeroed_ = 0;                         // of the gradients, those that are zeroed
+  Disjoint parameters_;              // and copies of them
+  Disjoint zeroed_;                  // gradients that are set to zero when they have been used
+  std::vector<Gradient> gradients_;  // the others, by id; may overlap: a scan of them is one of contiguous memory
   std::vector<States> states_;
 };
 

@@ -101,6 +101,7 @@ class CpuBackend final : public kernels::Backend {
 
   std::string why_unusable(const void* /*data*/, std::int64_t /*bytes*/) const override { return {}; }
   void check_not_capturing(Stream /*stream*/, const char* /*what*/) const override {}
+  void finish(Stream /*stream*/, const char* /*what*/) const override {}
 
   void set_gradient(std::int64_t row, const void* gradient) override {
     plan_.rows[static_cast<std::size_t>(row)].gradient = gradient;

@@ -352,6 +352,7 @@ struct Optimizer::Impl {
       undo.remember([this, stream, &what] { backend->set_report(what.view.report, stream); });
       backend->set_report(*file.report, stream);
     }
+    backend->finish(stream, "load");
     undo.dismiss();
   }
 
@@ -485,7 +486,7 @@ TensorId Optimizer::add(TensorSpec spec) {
 void Optimizer::remove(TensorId tensor) {
   const Record& record = impl_->record(tensor);
   impl_->names.erase(impl_->names.find(record.spec.name));
-  impl_->buffers.erase(static_cast<std::int64_t>(tensor));
+  impl_->buffers.erase(static_cast<std::int64_t>(tensor), record.spec);
   impl_->state_bytes -= impl_->bytes_of(record);
   impl_->tensors.erase(static_cast<std::int64_t>(tensor));
   impl_->prepared = false;
@@ -525,12 +526,12 @@ void Optimizer::set_group(TensorId tensor, GroupId group, Stream stream) {
 void Optimizer::set_gradient(TensorId tensor, ConstArray gradient, Stream stream) {
   Record& record = impl_->record(tensor);
   host::check_gradient(record.spec, gradient);
-  impl_->buffers.check_gradient(static_cast<std::int64_t>(tensor), record.spec, gradient);
+  impl_->buffers.check_gradient(record.spec, gradient);
   impl_->check_memory(record.spec.name, "gradient", gradient);
   impl_->backend->check_not_capturing(stream, "set_gradient");
   if (impl_->prepared && record.row >= 0) impl_->backend->set_gradient(record.row, gradient.data());
+  impl_->buffers.set_gradient(static_cast<std::int64_t>(tensor), record.spec, gradient);
   record.spec.gradient = gradient;
-  impl_->buffers.set_gradient(static_cast<std::int64_t>(tensor), gradient);
 }
 
 const Method& Optimizer::options(GroupId group) const { return impl_->options(group, "options: "); }
@@ -656,13 +657,14 @@ Array Optimizer::state(TensorId tensor, std::string_view name) {
 void Optimizer::save(const std::filesystem::path& path, SaveOptions what, Stream stream) {
   const host::FloatingPointGuard guard;  // for clearing new states and for numbers as text
   impl_->prepare_in(stream, "save");
+  impl_->backend->finish(stream, "save");
   host::save_checkpoint(path, impl_->view(stream), what, *impl_->backend, stream);
 }
 
 void Optimizer::load(const std::filesystem::path& path, const LoadOptions& allowed, Stream stream) {
   const host::FloatingPointGuard guard;  // comparing a NaN of the file would trap where the caller wants traps
   Impl& self = *impl_;
-  self.backend->check_not_capturing(stream, "load");
+  self.backend->finish(stream, "load");
   const host::OptimizerView view = self.view(stream);
   const host::LoadedCheckpoint file = host::read_checkpoint(path, view, allowed);
 

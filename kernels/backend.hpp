@@ -33,6 +33,10 @@ class Backend {
   // Throws std::invalid_argument when the stream is being captured: `what` cannot be part of a graph.
   virtual void check_not_capturing(Stream stream, const char* what) const = 0;
 
+  // Waits for all steps and setters so far, in whatever stream, and for what comes before in this one. (A replayed
+  // graph is known to its own stream only.) Throws std::invalid_argument as check_not_capturing() does.
+  virtual void finish(Stream stream, const char* what) const = 0;
+
   // Makes room for what follows, which then does not allocate: `slots` step counts and `groups` sets of options.
   virtual void reserve(std::int64_t slots, std::int64_t groups) = 0;
 

@@ -80,10 +80,20 @@ class CudaBackend final : public Backend {
   void check_not_capturing(Stream stream, const char* what) const override {
     const OnDevice on(index_);
     if (is_capturing(stream)) {
-      throw std::invalid_argument("adamant: " + std::string(what) +
-                                  ": the stream is being captured, and this cannot be part of a graph; allowed: before "
-                                  "the capture begins or after it has ended");
+      throw std::invalid_argument(
+          "adamant: " + std::string(what) + ": " +
+          (stream == nullptr ? "the default stream, which was given, waits for one that is being captured"
+                             : "the stream is being captured") +
+          ", and this cannot be part of a graph; allowed: before the capture begins or after it has ended");
     }
+  }
+
+  void finish(Stream stream, const char* what) const override {
+    check_not_capturing(stream, what);
+    const OnDevice on(index_, what);
+    const RelaxedCaptureMode relaxed;
+    memory_->finish(what);
+    ADAMANT_CUDA(cudaStreamSynchronize(stream), what);
   }
 
   void reserve(std::int64_t slots, std::int64_t groups) override {
@@ -314,7 +324,12 @@ class CudaBackend final : public Backend {
 
   static bool is_capturing(Stream stream) {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    ADAMANT_CUDA(cudaStreamIsCapturing(stream, &status), "asking whether the stream is being captured");
+    const cudaError_t error = cudaStreamIsCapturing(stream, &status);
+    if (error == cudaErrorStreamCaptureImplicit) {  // the default stream, with which one waits that is being captured
+      cudaGetLastError();
+      return true;
+    }
+    check(error, "cudaStreamIsCapturing", "asking whether the stream is being captured");
     return status != cudaStreamCaptureStatusNone;
   }
 

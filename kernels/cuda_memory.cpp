@@ -66,6 +66,14 @@ void Memory::used_by(cudaStream_t stream) noexcept {
   if (!use->is_recorded) has_untracked_use_ = true;
 }
 
+void Memory::finish(const char* what) const {
+  for (const Use& use : last_uses_) {
+    if (use.is_recorded) ADAMANT_CUDA(cudaEventSynchronize(use.event), what);
+  }
+  ADAMANT_CUDA(cudaStreamSynchronize(stream_), what);  // those of more streams
+  if (has_untracked_use_) ADAMANT_CUDA(cudaDeviceSynchronize(), what);
+}
+
 std::shared_ptr<std::byte> Memory::allocate(std::int64_t bytes, const char* what) {
   const auto size = static_cast<std::size_t>(std::max<std::int64_t>(bytes, kAlignment));
   const RelaxedCaptureMode relaxed;

@@ -37,6 +37,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
   // Whatever was enqueued in the stream uses memory of ours. Cannot fail: what is not known is waited for. The last use
   // in another stream is not forgotten: the caller need not have ordered, say, a setter behind a step.
   void used_by(cudaStream_t stream) noexcept;
+  // Waits for all of these uses.
+  void finish(const char* what) const;
   // A graph that may be replayed at any time uses memory of ours, of what there is by now.
   void used_by_graph() noexcept { ++graphs_; }
 

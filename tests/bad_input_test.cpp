@@ -492,6 +492,41 @@ TEST_F(BadInput, gradients_that_are_to_be_zeroed_and_cannot_be_are_refused) {
   EXPECT_NO_THROW(optimizer.add(spec)) << "nobody zeroes it any more";
 }
 
+// They are found by their addresses, which change.
+TEST_F(BadInput, gradients_that_are_to_be_zeroed_are_refused_wherever_they_have_gone) {
+  Fenced<float> parameters(30);
+  Fenced<float> gradients(60);
+  const auto spec = [&](int i, int at) -> TensorSpec {
+    return {.name = std::string(1, static_cast<char>('a' + i)),
+            .parameter = {parameters.data() + 10 * i, 10},
+            .gradient = {gradients.data() + at, 10},
+            .zero_gradient = true};
+  };
+  const TensorId a = optimizer.add(spec(0, 0));
+  const TensorId b = optimizer.add(spec(1, 10));
+  const auto move = [&](TensorId tensor, int at) { optimizer.set_gradient(tensor, {gradients.data() + at, 10}); };
+  expect_refused([&] { move(a, 1); }, {"\"a\": gradient: ", "gradient of tensor \"b\""});
+  expect_refused([&] { move(b, 9); }, {"\"b\": gradient: ", "gradient of tensor \"a\""});
+  move(b, 15);  // over its own
+  expect_refused([&] { move(a, 6); }, {"gradient of tensor \"b\""});
+  EXPECT_NO_THROW(move(a, 5)) << "they only touch";
+  move(a, 50);
+  EXPECT_NO_THROW(move(b, 0));
+  move(b, 30);
+  TensorSpec third = spec(2, 21);
+  expect_add_refused(third, {"\"c\": gradient: ", "gradient of tensor \"b\""});
+  third.zero_gradient = false;
+  expect_add_refused(third, {"gradient of tensor \"b\"", "zero_gradient of that"});
+  third.gradient = {gradients.data() + 59, 1};
+  third.parameter = {parameters.data() + 20, 1};
+  expect_add_refused(third, {"gradient of tensor \"a\"", "zero_gradient of that"});
+  third.parameter = {gradients.data() + 35, 1};
+  third.gradient = {gradients.data(), 1};
+  expect_add_refused(third, {"\"c\": parameter: ", "gradient of tensor \"b\""});
+  optimizer.remove(b);
+  EXPECT_NO_THROW(optimizer.add(third)) << "the memory is free again";
+}
+
 TEST_F(BadInput, shapes_that_are_not_of_the_parameter_s_count_are_refused) {
   constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
   const auto with_shape = [&](std::vector<std::int64_t> shape) {

@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <initializer_list>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -541,7 +544,7 @@ TEST_F(CudaStreams, that_are_captured_refuse_what_cannot_be_part_of_a_graph_and_
   refused("set_group", [&] { optimizer.set_group(first, GroupId{}, stream); });
   refused("step count", [&] { (void)optimizer.step_count(first, stream); });
   refused("report", [&] { (void)optimizer.report(stream); });
-  refused("reading", [&] { optimizer.save(file, {}, stream); });
+  refused("save", [&] { optimizer.save(file, {}, stream); });
   refused("load", [&] { optimizer.load(file, {}, stream); });
   optimizer.step(stream);
   const Graph graph = stream.end_capture();
@@ -644,6 +647,59 @@ TEST_F(CudaStreams, that_are_captured_go_on_when_a_state_is_asked_for_that_is_no
   EXPECT_EQ(cudaStreamDestroy(blocking), cudaSuccess);
   cudaGetLastError();
   EXPECT_EQ(optimizer.state(tensor, "master").count(), 100);
+}
+
+// Steps and setters of other streams come before a checkpoint, and a loaded one before those of any stream. That can be
+// seen where work waits until something waits for it.
+TEST_F(CudaStreams, need_not_be_named_for_a_checkpoint_of_the_steps_in_them) {
+  const Folder folder;
+  const std::filesystem::path path = folder / "steps.safetensors";
+  Model on_cpu(Adam{}, Device::cpu());
+  Model on_device(Adam{}, cuda_device());
+  const OwnStream stream;
+  const GroupId unused = on_device.optimizer.add_group(Adam{});
+  on_device.optimizer.prepare(stream);
+  std::vector<std::unique_ptr<OwnStream>> others(6);  // more than are remembered apart
+  for (int i = 0; i < 3; ++i) on_cpu.optimizer.step();
+  for (int i = 0; i < 3; ++i) on_device.optimizer.step(stream);
+  for (auto& other : others) {
+    other = std::make_unique<OwnStream>();
+    on_device.optimizer.set_learning_rate(unused, 0.5, *other);
+  }
+  on_device.optimizer.save(path);
+
+  Model loaded(Adam{}, cuda_device());
+  loaded.optimizer.load(path);
+  loaded.optimizer.step(stream);  // at once with what was loaded
+  on_cpu.optimizer.step();
+  stream.wait();
+  expect_same(on_cpu, loaded);
+
+  for (int i = 0; i < 20; ++i) loaded.optimizer.step(stream);
+  loaded.optimizer.load(path);  // not before these
+  loaded.optimizer.step(stream);
+  stream.wait();
+  expect_same(on_cpu, loaded);
+}
+
+// The default stream waits for it, so that what is enqueued there would be captured too.
+TEST_F(CudaStreams, that_are_captured_refuse_what_is_said_to_be_in_the_default_stream) {
+  Model model(Adam{}, cuda_device());
+  model.optimizer.prepare();
+  cudaStream_t blocking = nullptr;
+  ASSERT_EQ(cudaStreamCreate(&blocking), cudaSuccess);
+  ASSERT_EQ(cudaStreamBeginCapture(blocking, cudaStreamCaptureModeRelaxed), cudaSuccess);
+  for (const auto& call : std::initializer_list<std::function<void()>>{
+           [&] { model.optimizer.freeze(TensorId{0}); },
+           [&] { model.optimizer.set_gradient(TensorId{0}, model.other(0)); }, [&] { model.optimizer.report(); },
+           [&] { model.optimizer.save("/nowhere"); }}) {
+    expect_refusal<std::invalid_argument>(call, {"the default stream", "is being captured"});
+  }
+  EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+  cudaGraph_t graph = nullptr;
+  ASSERT_EQ(cudaStreamEndCapture(blocking, &graph), cudaSuccess);
+  EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  EXPECT_EQ(cudaStreamDestroy(blocking), cudaSuccess);
 }
 
 // Whether `left` had nothing left to do when memory was given back in order of the Optimizer's own stream.
