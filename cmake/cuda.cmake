@@ -74,8 +74,10 @@ endforeach()
 function(adamant_device_code target)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:${ADAMANT_CUDA_OPTIONS}>
     $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${ADAMANT_WERROR}>>:-Werror=all-warnings>)
-  # A standard that the project around us has chosen would come after ours.
+  # A standard that the project around us has chosen would come after ours; one that it requires is the C++ compiler's to
+  # know, and CMake would ask it of nvcc.
   set_property(TARGET ${target} PROPERTY CUDA_STANDARD)
+  set_target_properties(${target} PROPERTIES CUDA_STANDARD_REQUIRED OFF CXX_STANDARD_REQUIRED OFF)
 endfunction()
 
 if(ADAMANT_HAVE_CUDA)

@@ -247,7 +247,11 @@ def _c_options(options):
 # --- The optimizer
 
 class Optimizer:
-    """A method with its options on "cpu" or "cuda:N". Use it from one thread at a time."""
+    """A method with its options on "cpu" or "cuda:N". Use it from one thread at a time.
+
+    After a step of several threads, processes that are forked (as multiprocessing may do) must not step unless with
+    threads=1: multiprocessing.get_context("spawn") makes others.
+    """
 
     def __init__(self, method, options=None, device="cpu", threads=0, simd="best", tile=0):
         kind, _, index = device.partition(":")

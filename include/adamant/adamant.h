@@ -25,7 +25,9 @@
 /// **Streams** are `cudaStream_t` as `void*`, null for CUDA's legacy default stream. A call that takes one takes effect
 /// in the order of that stream; the CPU backend ignores it and has finished when the call returns.
 ///
-/// **Threads.** One optimizer is used by one thread at a time, different ones by different threads.
+/// **Threads.** One optimizer is used by one thread at a time, different ones by different threads. In a child made by
+/// fork() a step may wait for ever once the parent has made one in parallel, whose threads the child lacks: spawn it,
+/// or give its optimizers one thread.
 #pragma once
 
 #include <stddef.h>
@@ -166,7 +168,7 @@ typedef struct adamant_step_control {
   double loss_scale_initial;   ///< of a loss scale that the optimizer keeps: as gradient_scale; 0 is 65536
   double loss_scale_growth;    ///< after `loss_scale_growth_interval` good steps times so much: > 1; 0 is 2
   double loss_scale_backoff;   ///< after a step that is not finite times so much: in (0, 1); 0 is 0.5
-  int32_t loss_scale_is_kept;  ///< 1: there is such a loss scale, in place of `gradient_scale`; 0: the others are 0
+  int32_t loss_scale_is_kept;  ///< 1: there is such a loss scale, in place of `gradient_scale`; 0: and the others are 0
   int32_t loss_scale_growth_interval;  ///< >= 1; 0 is 2000
   int32_t non_finite;                  ///< an adamant_non_finite; with a loss scale such steps are skipped
   int32_t measure_norm;                ///< 1: the norm is taken for the report even where nothing else needs it
@@ -446,7 +448,8 @@ adamant_status adamant_prepare(adamant_optimizer* optimizer, void* stream);
 /// \param stream in whose order; may be captured in a graph
 adamant_status adamant_step(adamant_optimizer* optimizer, void* stream);
 
-/// Sets every gradient to zero, those of frozen tensors too.
+/// Sets every gradient to zero, those of frozen tensors too. In a graph it goes on zeroing the memory that gradients
+/// had when it was captured; adamant_tensor::zero_gradient follows adamant_set_gradient().
 /// \param optimizer of which
 /// \param stream in whose order
 adamant_status adamant_zero_gradients(adamant_optimizer* optimizer, void* stream);
@@ -495,7 +498,8 @@ adamant_status adamant_state_bytes(const adamant_optimizer* optimizer, int64_t* 
 // --- Checkpoints
 
 /// Writes a checkpoint, which adamant_load() and adamant::Optimizer::load() read on any backend. Whatever happens
-/// meanwhile, there is the former file or the new one, whole. Waits for what comes before it in `stream`.
+/// meanwhile, there is the former file or the new one, whole. Waits for every step and setter so far, in whatever
+/// stream, and for what comes before it in `stream`; a replayed graph is known to its own stream only.
 /// \param optimizer of which; prepares when needed
 /// \param path of the file
 /// \param what is left out; null: nothing
@@ -505,7 +509,8 @@ adamant_status adamant_save(adamant_optimizer* optimizer, const char* path, cons
 
 /// Reads a checkpoint, after which every further step gives the bits that it would have given without; of a PyTorch
 /// optimizer too (docs/pytorch.md). All of the file is checked before anything is changed. Call adamant_set_control()
-/// before. Waits for what comes before it in `stream`.
+/// before; options, each tensor's group and whether it is frozen become the file's: change them afterwards. Waits as
+/// adamant_save() does; what it brings is there for every stream when it returns.
 /// \param optimizer to which all tensors have been added
 /// \param path of the file
 /// \param allowed how far it may differ; null: not at all

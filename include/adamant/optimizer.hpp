@@ -64,8 +64,11 @@ struct TensorSpec {
 /// Calls that take a stream take effect in stream order. Give setters the stream of step(): `nullptr`, CUDA's legacy
 /// default stream, does not synchronize with a stream made with `cudaStreamNonBlocking`. (freeze(), thaw(), set_group()
 /// and set_gradient() take effect with the next step() or prepare() instead, and use their stream only to refuse one
-/// that is being captured.) The CPU backend ignores the stream and is synchronous. In a child made by fork() a prepared
-/// Optimizer may only be saved: the threads of a parallel step() exist in the parent only.
+/// that is being captured.) The CPU backend ignores the stream and is synchronous.
+///
+/// In a child made by fork(), step() and zero_gradients() may wait for ever once any Optimizer of the parent has done
+/// them in parallel: the threads exist in the parent only. Save there, start the child by exec() or spawn instead, or
+/// give its Optimizers `Tuning::threads` 1.
 class ADAMANT_API Optimizer {
  public:
   /// An optimizer whose first group, `GroupId{}`, has the options of `method`.
@@ -188,7 +191,8 @@ class ADAMANT_API Optimizer {
   void step(Stream stream = nullptr);
 
   /// Sets every gradient to zero, those of frozen tensors too. On a CUDA device that is one memset for each tensor;
-  /// where there are many, TensorSpec::zero_gradient has the update do it on its way.
+  /// where there are many, TensorSpec::zero_gradient has the update do it on its way. In a graph it goes on zeroing the
+  /// memory that gradients had when it was captured, whatever set_gradient() says; zero_gradient does not.
   /// \throws std::invalid_argument naming a tensor whose gradient was given as const
   void zero_gradients(Stream stream = nullptr);
 
@@ -211,8 +215,9 @@ class ADAMANT_API Optimizer {
   ///
   /// The file is written beside `path`, synced, renamed, and its folder synced: whatever happens meanwhile, a kill, a
   /// full disk or a power failure, there is the former file or the new one, whole. A kill may leave `.adamant-*.tmp`
-  /// there. A symbolic link at `path` is replaced. Waits for what comes before it in `stream`. Prepares when needed.
-  /// Refused while `stream` is captured. Options are those that were set last, by a captured call too.
+  /// there. A symbolic link at `path` is replaced. Waits for every step and setter so far, in whatever stream, and for
+  /// what comes before it in `stream` (a replayed graph is known to its own stream only: give that). Prepares when
+  /// needed. Refused while `stream` is captured. Options are those that were set last, by a captured call too.
   /// \throws NotSaved, after which the former file is as it was
   /// \throws DurabilityUnsure, after which the new file is there
   /// \throws std::invalid_argument for tensor names that a file cannot have: not UTF-8, `__metadata__`, one that is
@@ -222,14 +227,15 @@ class ADAMANT_API Optimizer {
   /// Reads a checkpoint into this Optimizer, whose tensors are found by name, in whatever order they were added.
   ///
   /// Call set_control() first: of the control, a file holds only the loss scale, which turning one on afterwards would
-  /// reset, and the seed, which set_control() would replace. The file's options replace the current ones, and groups
-  /// that only the file has are added. Parameters are read if the file has them. (With `clip_norm` the last bits of the
-  /// norm depend on the order in which tensors were added.)
+  /// reset, and the seed, which set_control() would replace. The file's options replace the current ones, groups that
+  /// only the file has are added, and each tensor's group and freeze become the file's: change them afterwards.
+  /// Parameters are read if the file has them. (With `clip_norm` the last bits of the norm depend on the order in which
+  /// tensors were added.)
   ///
   /// The whole file is checked before anything is changed. On a CUDA device what is overwritten is backed up in host
-  /// memory until everything is written, and restored if the device fails. Waits for earlier work in `stream`. The file
-  /// is memory-mapped and must not change meanwhile: truncating it in place kills the process with SIGBUS (save() never
-  /// does that, it replaces the file).
+  /// memory until everything is written, and restored if the device fails. Waits as save() does, and what it brings is
+  /// there for every stream when it returns. The file is memory-mapped and must not change meanwhile: truncating it in
+  /// place kills the process with SIGBUS (save() never does that, it replaces the file).
   ///
   /// A file without adamant's metadata is taken for the state of a PyTorch optimizer: arrays NAME.exp_avg and so on,
   /// step counts from NAME.step (docs/pytorch.md); a parameter without states is one that has not been stepped.

@@ -20,7 +20,7 @@ struct Element {
   Real parameter;  ///< x
   /// In the order of the rule's kStateNames. Never fewer than two: GCC copies a struct of two floats as one integer and
   /// then does not vectorise the loop around it.
-  Real state[kSlots > 2 ? kSlots : 2];
+  Real state[static_cast<unsigned>(kSlots > 2 ? kSlots : 2)];
 };
 
 /// The values a real-valued option may take: low <= value <= high, or value < high where `below_high`.

@@ -61,7 +61,8 @@ struct StepControl {
   std::uint64_t seed = 0;
 };
 
-/// What became of the steps, as it lies in device memory.
+/// What became of the steps, as it lies in device memory. A step with no tensor to step, because all are frozen, leaves
+/// it as it was.
 struct StepReport {
   /// The 2-norm of all gradients of the last step, divided by their scale, before clipping; NaN where it was not taken.
   double gradient_norm;
