@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <utility>
+
+#include "host/text.hpp"
 
 namespace adamant::bench {
 namespace {
@@ -44,8 +45,8 @@ std::string difference(const std::string& what, const std::vector<float>& before
     const double allowed = kRounding * (roundings * (std::abs(double{before[i]}) + std::abs(double{expected[i]})) +
                                         slack * largest_change);
     if (std::abs(double{got[i]} - double{expected[i]}) <= allowed) continue;  // not for a NaN
-    return what + " became " + std::to_string(got[i]) + " from " + std::to_string(before[i]) + ", and with adamant " +
-           std::to_string(expected[i]);
+    return what + " became " + host::to_text(got[i]) + " from " + host::to_text(before[i]) + ", and with adamant " +
+           host::to_text(expected[i]);
   }
   return {};
 }

@@ -89,7 +89,10 @@ class CpuBed final : public Bed {
       }
       return list;
     }
+    const bool any_only_written =
+        std::any_of(arrays.begin(), arrays.end(), [](const MovedArray& array) { return !array.is_read; });
     for (const MixedCeilingVariant& variant : mixed_ceiling_variants()) {
+      if (variant.past_caches && !any_only_written) continue;
       list.push_back({variant.name,
                       [run = variant.run, threads = threads_](std::span<const MovedArray> moved, std::int64_t count) {
                         run(moved, count, 0, threads);

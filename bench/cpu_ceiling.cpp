@@ -5,6 +5,9 @@
 #include "bench/cpu_ceiling.hpp"
 
 #include <omp.h>
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
 
 #include <algorithm>
 #include <array>
@@ -185,8 +188,22 @@ template <int kWidth>
   return folded;
 }
 
+// Writes it past the caches, so that the line need not be read before; where data does not begin at a multiple of 16
+// bytes, nothing. Returns how many bytes.
+[[gnu::always_inline]] inline std::int64_t write_past_caches(std::byte* data, std::int64_t bytes, std::uint32_t value) {
+  std::int64_t i = 0;
+#if defined(__x86_64__)
+  if (reinterpret_cast<std::uintptr_t>(data) % sizeof(__m128i) != 0) return 0;
+  const __m128i wide = _mm_set1_epi32(static_cast<int>(value));
+#pragma GCC unroll 4
+  for (; i + 16 <= bytes; i += 16) _mm_stream_si128(reinterpret_cast<__m128i*>(data + i), wide);
+#endif
+  return i;
+}
+
 template <int kWidth>
-[[gnu::always_inline]] inline void write(std::byte* data, std::int64_t bytes, std::uint32_t add, bool is_read) {
+[[gnu::always_inline]] inline void write(std::byte* data, std::int64_t bytes, std::uint32_t add, bool is_read,
+                                         bool past_caches) {
   using Wide = typename Words<kWidth>::Type;
   constexpr std::int64_t kBytes = sizeof(Wide);
   const Wide wide = Wide{} + add;
@@ -201,18 +218,26 @@ template <int kWidth>
     }
     for (; i < bytes; ++i) data[i] ^= static_cast<std::byte>(add >> 8 * (i % 4));
   } else {
+    if (past_caches) i = write_past_caches(data, bytes, add);
 #pragma GCC unroll 4
     for (; i + kBytes <= bytes; i += kBytes) std::memcpy(data + i, &wide, sizeof(Wide));
     for (; i < bytes; ++i) data[i] = static_cast<std::byte>(add >> 8 * (i % 4));
   }
 }
 
+// How arrays are gone through.
+struct Pass {
+  std::int64_t block;  // elements
+  bool prefetches;
+  bool past_caches;  // what is only written
+};
+
 template <int kWidth>
 [[gnu::always_inline]] inline void move_mixed(std::span<const MovedArray> arrays, std::int64_t begin, std::int64_t end,
-                                              std::int64_t block, bool prefetches, std::uint32_t mask) {
-  for (std::int64_t first = begin; first < end; first += block) {
-    const std::int64_t count = std::min(block, end - first);
-    if (prefetches) {
+                                              const Pass& pass, std::uint32_t mask) {
+  for (std::int64_t first = begin; first < end; first += pass.block) {
+    const std::int64_t count = std::min(pass.block, end - first);
+    if (pass.prefetches) {
       for (const MovedArray& array : arrays) {
         prefetch<Prefetch{1536, kCacheLine, 2}>(array.data + first * array.element_bytes, count * array.element_bytes);
       }
@@ -221,36 +246,39 @@ template <int kWidth>
     for (const MovedArray& array : arrays) {
       std::byte* const data = array.data + first * array.element_bytes;
       if (array.is_written) {
-        write<kWidth>(data, count * array.element_bytes, add & mask, array.is_read);
+        write<kWidth>(data, count * array.element_bytes, add & mask, array.is_read, pass.past_caches);
       } else {
         add ^= read<kWidth>(data, count * array.element_bytes);
       }
     }
   }
+#if defined(__x86_64__)
+  if (pass.past_caches) _mm_sfence();  // other threads may look from here on
+#endif
 }
 
 struct MixedLevel {
   const char* name;
-  void (*move)(std::span<const MovedArray>, std::int64_t, std::int64_t, std::int64_t, bool, std::uint32_t);
+  void (*move)(std::span<const MovedArray>, std::int64_t, std::int64_t, const Pass&, std::uint32_t);
   std::uint32_t (*read)(const std::byte*, std::int64_t);
 };
 
-void move_baseline(std::span<const MovedArray> a, std::int64_t b, std::int64_t e, std::int64_t block, bool prefetches,
+void move_baseline(std::span<const MovedArray> a, std::int64_t b, std::int64_t e, const Pass& pass,
                    std::uint32_t mask) {
-  move_mixed<4>(a, b, e, block, prefetches, mask);
+  move_mixed<4>(a, b, e, pass, mask);
 }
 std::uint32_t read_baseline(const std::byte* data, std::int64_t bytes) { return read<4>(data, bytes); }
 #if defined(__x86_64__)
-[[gnu::target("avx2")]] void move_avx2(std::span<const MovedArray> a, std::int64_t b, std::int64_t e,
-                                       std::int64_t block, bool prefetches, std::uint32_t mask) {
-  move_mixed<8>(a, b, e, block, prefetches, mask);
+[[gnu::target("avx2")]] void move_avx2(std::span<const MovedArray> a, std::int64_t b, std::int64_t e, const Pass& pass,
+                                       std::uint32_t mask) {
+  move_mixed<8>(a, b, e, pass, mask);
 }
 [[gnu::target("avx2")]] std::uint32_t read_avx2(const std::byte* data, std::int64_t bytes) {
   return read<8>(data, bytes);
 }
 [[gnu::target("avx512f")]] void move_avx512(std::span<const MovedArray> a, std::int64_t b, std::int64_t e,
-                                            std::int64_t block, bool prefetches, std::uint32_t mask) {
-  move_mixed<16>(a, b, e, block, prefetches, mask);
+                                            const Pass& pass, std::uint32_t mask) {
+  move_mixed<16>(a, b, e, pass, mask);
 }
 [[gnu::target("avx512f")]] std::uint32_t read_avx512(const std::byte* data, std::int64_t bytes) {
   return read<16>(data, bytes);
@@ -289,22 +317,21 @@ std::string to_text(Schedule schedule) { return schedule == Schedule::contiguous
 }  // namespace
 
 std::vector<MixedCeilingVariant> mixed_ceiling_variants() {
-  struct Block {
-    std::int64_t elements;
-    bool prefetches;
-  };
   std::vector<MixedCeilingVariant> list;
   for (const MixedLevel& level : mixed_levels()) {
     for (const Schedule schedule : kSchedules) {
-      for (const Block& block : {Block{64, false}, Block{64, true}, Block{256, false}, Block{256, true},
-                                 Block{1024, false}, Block{4096, false}}) {
-        list.push_back({std::string(level.name) + " block " + std::to_string(block.elements) +
-                            (block.prefetches ? " prefetch 1.5 KiB into L2" : "") + to_text(schedule),
-                        block.elements,
+      for (const Pass& pass :
+           {Pass{64, false, false}, Pass{64, true, false}, Pass{256, false, false}, Pass{256, true, false},
+            Pass{1024, false, false}, Pass{4096, false, false}, Pass{64, false, true}, Pass{64, true, true},
+            Pass{256, false, true}, Pass{1024, false, true}}) {
+        list.push_back({std::string(level.name) + " block " + std::to_string(pass.block) +
+                            (pass.prefetches ? " prefetch 1.5 KiB into L2" : "") +
+                            (pass.past_caches ? " writes past caches" : "") + to_text(schedule),
+                        pass.block, pass.past_caches,
                         [=, move = level.move](std::span<const MovedArray> arrays, std::int64_t count,
                                                std::uint32_t mask, int threads) {
                           share_out(count, threads, schedule, [&](std::int64_t begin, std::int64_t end) {
-                            move(arrays, begin, end, block.elements, block.prefetches, mask);
+                            move(arrays, begin, end, pass, mask);
                           });
                         }});
       }

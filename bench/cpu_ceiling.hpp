@@ -20,7 +20,7 @@ struct CeilingVariant {
 };
 
 // Those that this machine can run: a sweep over vector width, unrolling, prefetches (how far ahead, into which cache,
-// which lines) and the way the range is shared out. Stores past the cache are not among them: every line that is
+// which lines) and the way the range is shared out. Writes past the caches are not among them: every line that is
 // written was just read, and owned.
 std::vector<CeilingVariant> ceiling_variants();
 
@@ -33,6 +33,7 @@ inline constexpr int kMostReadWriteStreams = 5;
 struct MixedCeilingVariant {
   std::string name;
   std::int64_t block;
+  bool past_caches;  // what is only written, whose lines then need not be read: the same as others where nothing is
   std::function<void(std::span<const MovedArray> arrays, std::int64_t count, std::uint32_t mask, int threads)> run;
 };
 std::vector<MixedCeilingVariant> mixed_ceiling_variants();

@@ -16,7 +16,6 @@ static_assert(XXH_VERSION_NUMBER >= 800, "xxhash.h is older than 0.8, whose XXH3
 #include "adamant/error.hpp"
 #include "adamant/version.hpp"
 #include "host/convert.hpp"
-#include "host/floating_point.hpp"
 #include "host/method.hpp"
 #include "host/replacement.hpp"
 #include "host/text.hpp"
@@ -69,15 +68,6 @@ std::string array_name(std::string_view tensor, std::string_view state) {
 }
 
 std::string group_prefix(std::size_t group) { return std::string(kGroup) + to_text(group) + "."; }
-
-safetensors::Type file_type(DataType type) {
-  switch (type) {
-    case DataType::float64: return safetensors::Type::F64;
-    case DataType::bfloat16: return safetensors::Type::BF16;
-    case DataType::float16: return safetensors::Type::F16;
-    default: return safetensors::Type::F32;
-  }
-}
 
 std::optional<DataType> data_type(safetensors::Type type) {
   for (const DataType each : {DataType::float32, DataType::float64, DataType::bfloat16, DataType::float16}) {
@@ -714,6 +704,15 @@ bool is_own(const File& file) {
 }
 
 }  // namespace
+
+safetensors::Type file_type(DataType type) {
+  switch (type) {
+    case DataType::float64: return safetensors::Type::F64;
+    case DataType::bfloat16: return safetensors::Type::BF16;
+    case DataType::float16: return safetensors::Type::F16;
+    default: return safetensors::Type::F32;
+  }
+}
 
 void save_checkpoint(const std::filesystem::path& path, const OptimizerView& optimizer, SaveOptions what,
                      kernels::Backend& backend, Stream stream) {

@@ -28,6 +28,9 @@ inline constexpr std::int64_t kMostStepsSet = std::int64_t{1} << 62;
 inline constexpr std::string_view kMasterName = "master";
 inline constexpr std::string_view kRemainderName = "remainder";
 
+// As which type a file has elements of a type.
+safetensors::Type file_type(DataType type);
+
 // A tensor of an Optimizer as a checkpoint sees it. Nothing is owned.
 struct TensorView {
   std::string_view name;

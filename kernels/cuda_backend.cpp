@@ -118,17 +118,7 @@ class CudaBackend final : public Backend {
     std::vector<void*> gradients;
     gradients.reserve(plan.rows.size());
     for (const TensorRow& row : plan.rows) {
-      DeviceRow there{};
-      there.parameter = row.parameter;
-      there.kept = row.kept;
-      std::copy(std::begin(row.state), std::end(row.state), std::begin(there.state));
-      there.count = row.count;
-      there.step_count = step_counts_.at(row.slot);
-      there.options = options_.at(row.group);
-      there.storage = row.storage;
-      there.identity = row.identity;
-      there.zero_gradient = row.zero_gradient;
-      rows.push_back(there);
+      rows.push_back(device_row(row));
       gradients.push_back(const_cast<void*>(row.gradient));  // written only where it was given to be
     }
 
@@ -321,6 +311,20 @@ class CudaBackend final : public Backend {
       end = std::max(end, row + 1);
     }
   };
+
+  DeviceRow device_row(const TensorRow& row) const {
+    DeviceRow there{};
+    there.parameter = row.parameter;
+    there.kept = row.kept;
+    std::copy(std::begin(row.state), std::end(row.state), std::begin(there.state));
+    there.count = row.count;
+    there.step_count = step_counts_.at(row.slot);
+    there.options = options_.at(row.group);
+    there.storage = row.storage;
+    there.identity = row.identity;
+    there.zero_gradient = row.zero_gradient;
+    return there;
+  }
 
   static bool is_capturing(Stream stream) {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;

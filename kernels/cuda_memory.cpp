@@ -1,7 +1,7 @@
 #include "kernels/cuda_memory.hpp"
 
 #include <algorithm>
-#include <cstdio>
+#include <charconv>
 #include <cstring>
 #include <new>
 #include <stdexcept>
@@ -13,9 +13,10 @@
 namespace adamant::kernels {
 
 std::string gibibytes(std::int64_t bytes) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.1f GiB", static_cast<double>(bytes) * 0x1p-30);
-  return text.data();
+  std::array<char, 32> text{};  // whatever the locale
+  const auto end =
+      std::to_chars(text.begin(), text.end(), static_cast<double>(bytes) * 0x1p-30, std::chars_format::fixed, 1);
+  return std::string(text.begin(), end.ptr) + " GiB";
 }
 
 Memory::Memory(int index, const Allocator& allocator) : index_(index), allocator_(allocator) {

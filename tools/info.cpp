@@ -1,5 +1,6 @@
 // `adamant info`: what this program is, how it was built, and what of this machine it would use.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cctype>
@@ -7,7 +8,9 @@
 #include <fstream>
 #include <memory>
 #include <sstream>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "adamant/adamant.hpp"
 #include "host/device_memory.hpp"
@@ -98,9 +101,7 @@ nlohmann::json gather() {
 }
 
 std::string list_text(const nlohmann::json& names) {
-  std::string text;
-  for (const auto& name : names) text += (text.empty() ? "" : ", ") + name.get<std::string>();
-  return text;
+  return fmt::format("{}", fmt::join(names.get<std::vector<std::string>>(), ", "));
 }
 
 void print(const nlohmann::json& facts) {

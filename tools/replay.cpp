@@ -12,6 +12,7 @@
 #include <span>
 #include <stdexcept>
 
+#include "host/checkpoint.hpp"
 #include "host/convert.hpp"
 #include "host/device_memory.hpp"
 #include "host/reference.hpp"
@@ -30,15 +31,6 @@ namespace st = adamant::safetensors;
 constexpr double kRootMeanSquareRatio = 1.1;
 constexpr double kPercentile99Ratio = 1.5;
 constexpr double kStateTolerance = 1e-5;
-
-st::Type file_type(DataType type) {
-  switch (type) {
-    case DataType::float64: return st::Type::F64;
-    case DataType::bfloat16: return st::Type::BF16;
-    case DataType::float16: return st::Type::F16;
-    default: return st::Type::F32;
-  }
-}
 
 // Numbers rounded to a type, and back.
 std::vector<std::byte> rounded(std::span<const double> values, DataType type) {
@@ -63,7 +55,7 @@ std::vector<double> read_doubles(const st::File& file, const std::string& name, 
   const st::Entry& entry = file.at(name);
   std::vector<std::string_view> names;
   for (const DataType type : allowed) {
-    if (entry.type == file_type(type)) return widened(entry.data, type);
+    if (entry.type == host::file_type(type)) return widened(entry.data, type);
     names.push_back(st::type_name(file_type(type)));
   }
   const std::string last(names.back());
