@@ -67,7 +67,9 @@ rm -f "$failed" report/{machine,info,descend,bench,compare,replay,digits,report}
   show digits build/release/examples/digits/digits --out report
 } | tee report/report.txt
 
-if command -v gnuplot > /dev/null; then gnuplot -c examples/digits/curves.gp report; fi
+if command -v gnuplot > /dev/null && [ -e report/digits.csv ]; then
+  gnuplot -c examples/digits/curves.gp report || { echo "FAILED: curves"; echo curves >> "$failed"; }
+fi
 scripts/report.sh report
 echo
 echo "Everything is in report/index.html, one page that needs no network. Beside it: report.txt (the text above), descend.csv,"

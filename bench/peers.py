@@ -14,7 +14,7 @@ The library is taken from --library, ADAMANT_LIBRARY, or build/shared/libadamant
     cmake -B build/shared -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DADAMANT_TESTS=OFF && cmake --build build/shared
 makes. `adamant bench --from BENCH.json --from PEERS.json --html PAGE.html` draws the JSON.
 
-Exit code 0; 2 for bad usage; 77, with the reason in the last line, where there is no PyTorch, whose tensors all peers
+Exit code 0; 2 for bad usage, or a JSON that cannot be written; 77, with the reason in the last line, where there is no PyTorch, whose tensors all peers
 take; 130 after Ctrl-C, when the JSON has what was measured until then.
 """
 import argparse
@@ -162,17 +162,24 @@ SHORTEST_SAMPLE = 4e-3  # seconds: long against the resolution of events and clo
 MOST_REPETITIONS = 25
 FEWEST_REPETITIONS = 3
 MOST_THREADS = 4096  # that the library takes
-CACHES = 3  # times the last cache: what all sets of tensors together exceed
+CACHES = 3  # times all caches: what all sets of tensors together exceed
 
 
-def last_cache_bytes(torch, device):
+def cpu_cache_bytes(folder="/sys/devices/system/cpu"):
+    """Of the caches from the second level on, all together, each once: every CPU lists those that it shares."""
+    sizes = {}
+    for cache in Path(folder).glob("cpu[0-9]*/cache/index[0-9]*"):
+        kind, level, shared, size = ((cache / name).read_text().strip() for name in
+                                     ("type", "level", "shared_cpu_list", "size"))
+        if kind != "Instruction" and level != "1":
+            sizes[level, shared] = int(size[:-1]) << {"K": 10, "M": 20, "G": 30}[size[-1]] if size[-1] in "KMG" else int(size)
+    return sum(sizes.values()) or 64 << 20
+
+
+def cache_bytes(torch, device):
     if device.type == "cuda":
         return getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 64 << 20)
-    sizes = []
-    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = file.read_text().strip()
-        sizes.append(int(text[:-1]) << {"K": 10, "M": 20, "G": 30}[text[-1]] if text[-1] in "KMG" else int(text))
-    return max(sizes, default=32 << 20)
+    return cpu_cache_bytes()
 
 
 def free_bytes(torch, device):
@@ -250,16 +257,16 @@ class Machine:
 
 
 class Contender:
-    """One way of stepping, over all sets of tensors in turn."""
+    """One way of stepping, over all sets of tensors in turn. The turn, a number in a list, is that of all contenders, so
+    that none finds what another has just touched."""
 
-    def __init__(self, name, make, sets):
-        self.name, self.seconds = name, []
+    def __init__(self, name, make, sets, turn):
+        self.name, self.seconds, self.turn = name, [], turn
         self.steps = [make(parameters).step for parameters in sets]
-        self.next = 0
 
     def run(self):
-        self.steps[self.next]()
-        self.next = (self.next + 1) % len(self.steps)
+        self.turn[0] = (self.turn[0] + 1) % len(self.steps)
+        self.steps[self.turn[0]]()
 
 
 def after_three_steps(machine, make, sizes):
@@ -315,7 +322,7 @@ class Run:
             self.miss(label, "no time was left (--seconds)")
             return
         bytes_of_set = 4 * total * (2 + 2 * (len(peers) + 1))
-        sets = 1 if self.quick else max(1, min(64, math.ceil(CACHES * last_cache_bytes(machine.torch, machine.device) /
+        sets = 1 if self.quick else max(1, min(64, math.ceil(CACHES * cache_bytes(machine.torch, machine.device) /
                                                              (8 * total))))
         needed = sets * bytes_of_set + 4 * 4 * total  # and what a step with temporaries has in between
         free = free_bytes(machine.torch, machine.device)
@@ -340,10 +347,11 @@ class Run:
             except Exception as error:  # whatever a peer may raise: not there, no such option, no such kernel
                 self.miss(f"{name}, {method} {pipeline}", error)
         contenders = []
+        turn = [0]
         parameter_sets = [machine.tensors(sizes, seed) for seed in range(sets)]
         for name, make in [("adamant", ours), *agreed]:
             try:
-                contender = Contender(name, make, parameter_sets)
+                contender = Contender(name, make, parameter_sets, turn)
                 machine.seconds(contender.run, sets)  # makes the states of every set
                 once = max(machine.seconds(contender.run, 1), 1e-7)
             except Exception as error:
@@ -417,8 +425,8 @@ def arguments():
     parsed = words.parse_args()
     if not 1 <= parsed.threads <= MOST_THREADS:
         words.error(f"--threads is {parsed.threads}; at least 1, at most {MOST_THREADS}")
-    if not parsed.seconds > 0:  # nor a NaN
-        words.error(f"--seconds is {parsed.seconds}; more than 0")
+    if not 0 < parsed.seconds < math.inf:  # nor a NaN
+        words.error(f"--seconds is {parsed.seconds}; more than 0, and finite")
     return parsed
 
 
@@ -538,7 +546,11 @@ def main():
         if run.missing:
             print("\nNot measured:\n  " + "\n  ".join(run.missing))
         if words.json_file:
-            Path(words.json_file).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            try:
+                Path(words.json_file).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            except OSError as error:
+                print(f"peers.py: --json-file {words.json_file} cannot be written: {error.strerror}", file=sys.stderr)
+                sys.exit(2)
     sys.exit(0 if report["complete"] else 130)
 
 

@@ -296,5 +296,98 @@ for words in "" "$folder/missing" "$folder/report $folder/report"; do
   if scripts/report.sh $words > "$folder/out" 2>&1; then fail "report.sh takes '$words'"; fi
 done
 
+# --- run.sh makes its page of what there is: with programs that only say what they are called with
+mkdir -p "$folder/run/scripts" "$folder/run/examples/digits" "$folder/run/build/release/bin" "$folder/run/build/release/examples/digits"
+cp run.sh "$folder/run"
+cp scripts/report.sh "$folder/run/scripts"
+for name in scripts/setup.sh scripts/cuda_architectures.sh; do stub "$folder/run/$name" <<< ''; done
+stub "$folder/run/build/release/bin/adamant" <<< 'echo "adamant $*"'
+stub "$folder/run/build/release/examples/digits/digits" <<< 'echo "no digits"; [ -z "${STUB_CSV:-}" ] || echo > report/digits.csv; exit "${STUB_DIGITS:-0}"'
+stub "$folder/path/cmake" <<< ''
+stub "$folder/path/gnuplot" <<< 'echo "gnuplot $*"; exit 1'
+made() {  # what failed, by the last line, and the exit code
+  local status=0
+  rm -rf "$folder/run/report"
+  PATH=$folder/path:$PATH "$folder/run/run.sh" > "$folder/out" 2>&1 || status=$?
+  [ -s "$folder/run/report/index.html" ] || fail "run.sh: no page: $(tail -n 3 "$folder/out")"
+  echo "$(tail -n 1 "$folder/out") $status"
+}
+expect_equal "run.sh: no digits" "$(STUB_DIGITS=1 made)" "These parts failed: digits  1"
+grep -q "^gnuplot" "$folder/out" && fail "run.sh: curves of nothing"
+expect_equal "run.sh: no curves" "$(STUB_CSV=1 made)" "These parts failed: curves  1"
+
+# --- bench/peers.py, without PyTorch and without the library
+if command -v python3 > /dev/null; then
+  cat > "$folder/peers.py" << PYTHON
+import os, sys, tempfile, types
+from pathlib import Path
+sys.path.insert(0, "$PWD/bench")
+import peers
+
+# Every cache once, and only those of data behind the first level.
+with tempfile.TemporaryDirectory() as folder:
+    for cpu in range(4):
+        for index, (kind, level, size) in enumerate(
+                [("Data", "1", "32K"), ("Instruction", "1", "32K"), ("Unified", "2", "512K"), ("Unified", "3", "16M")]):
+            cache = Path(folder) / f"cpu{cpu}" / "cache" / f"index{index}"
+            cache.mkdir(parents=True)
+            shared = str(cpu) if index < 3 else "0-1" if cpu < 2 else "2-3"
+            for name, text in ("type", kind), ("level", level), ("size", size), ("shared_cpu_list", shared):
+                (cache / name).write_text(text + "\n")
+    assert peers.cpu_cache_bytes(folder) == 4 * (512 << 10) + 2 * (16 << 20), peers.cpu_cache_bytes(folder)
+    assert peers.cpu_cache_bytes(folder + "/none") == 64 << 20
+
+# Every run takes the set of tensors that was touched longest ago, whoever touched it.
+class Step:
+    def __init__(self, parameters):
+        self.step = lambda: ran.append(parameters)
+
+ran, turn = [], [0]
+two = [peers.Contender(name, Step, list("abc"), turn) for name in ("ours", "theirs")]
+for repetition in range(3):
+    for contender in two:
+        for run in range(2):
+            contender.run()
+assert "".join(ran) == "bca" * 4, ran
+
+# A JSON that cannot be written is said in a line; nothing is measured, for want of memory.
+sys.modules["torch"] = types.SimpleNamespace(
+    __version__="9.9", cuda=types.SimpleNamespace(is_available=lambda: False), optim=None,
+    device=lambda name: types.SimpleNamespace(type=name, index=None), set_num_threads=lambda threads: None)
+peers.PEERS, peers.load_library, peers.adamant.version = [], lambda path: "none", lambda: "9.9"
+sys.argv = ["peers.py", "--methods", "adam", "--sizes", "1" + 15 * "0", "--json-file", "/dev/full"]
+peers.main()
+PYTHON
+  status=0
+  python3 -B "$folder/peers.py" > "$folder/out" 2> "$folder/err" || status=$?
+  expect_equal "peers.py" "$(cat "$folder/err") $status" \
+    "peers.py: --json-file /dev/full cannot be written: No space left on device 2"
+  for seconds in inf nan 0 -1; do
+    status=0
+    python3 -B bench/peers.py "--seconds=$seconds" > "$folder/out" 2> "$folder/err" || status=$?
+    expect_equal "peers.py --seconds=$seconds: exit code" "$status" 2
+    grep -q "more than 0, and finite" "$folder/err" || fail "peers.py --seconds=$seconds: $(cat "$folder/err")"
+  done
+fi
+
+# --- A text of CMake as a literal of C
+mkdir "$folder/literal"
+cat > "$folder/literal/CMakeLists.txt" << CMAKE
+cmake_minimum_required(VERSION 3.25)
+project(literal LANGUAGES C)
+include($PWD/cmake/literal.cmake)
+adamant_literal(literal "\${CMAKE_C_FLAGS}")
+file(WRITE "\${CMAKE_CURRENT_BINARY_DIR}/main.c" "#include <stdio.h>\nint main(void) { return puts(TEXT) < 0; }\n")
+add_executable(literal "\${CMAKE_CURRENT_BINARY_DIR}/main.c")
+target_compile_definitions(literal PRIVATE "TEXT=\${literal}")
+CMAKE
+flags='-DA="a b" -DB=\"c\" -DC='"'d'"
+if cmake -S "$folder/literal" -B "$folder/literal/build" -DCMAKE_C_FLAGS="$flags" > "$folder/out" 2>&1 \
+  && cmake --build "$folder/literal/build" >> "$folder/out" 2>&1; then
+  expect_equal "adamant_literal" "$("$folder/literal/build/literal")" "$flags"
+else
+  fail "adamant_literal: $(tail -n 20 "$folder/out")"
+fi
+
 [ "$failures" = 0 ] || exit 1
 echo "scripts: $scripts read, everything as it should be"
