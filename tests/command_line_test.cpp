@@ -1,10 +1,15 @@
 // The program `adamant` as its users meet it: help, JSON, exit codes, and what it says of bad usage and bad files. What
 // it computes is the business of other tests.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -14,6 +19,7 @@
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "adamant/adamant.hpp"
@@ -23,6 +29,7 @@
 #include "kernels/storage_types.hpp"
 #include "program.hpp"
 #include "tools/compare.hpp"
+#include "tools/terminal.hpp"
 
 namespace adamant {
 namespace {
@@ -1142,6 +1149,81 @@ TEST_F(CommandLine, RefusesToWriteOverWhatItReads) {
 TEST_F(CommandLine, TakesPathsThatAreNotUtf8) {
   fs::copy_file(kTrace, file("trace\xff"));
   EXPECT_EQ(run_for_json({"replay", file("trace\xff"), "--method", "adam"}).at("steps"), 60);
+// Every row is sent on as it comes, and what failed then is not there any more at the end.
+TEST_F(CommandLine, SaysWhenTheTableOfTheBenchmarkIsLost) {
+  ADAMANT_NEEDS_BENCH();
+  const Words words{"bench", "--device",      "cpu", "--method",  "momentum", "--sizes",     "16,17",
+                    "--hot", "--repetitions", "1",   "--threads", "1",        "--json-file", file("bench.json")};
+  const Outcome outcome = run(words, {.standard_output = "/dev/full"});
+  EXPECT_EQ(outcome.exit_code, 2) << to_text(words, outcome);
+  EXPECT_EQ(outcome.err, "adamant: cannot write the result: No space left on device\n");
+  EXPECT_EQ(Json::parse(contents(file("bench.json"))).at("results").size(), 2U);
+}
+
+TEST_F(CommandLine, SaysWhenHelpAndVersionAreLost) {
+  for (const std::string word : {"--help", "--version"}) {
+    expect_refused({word}, {"No space left"}, {.standard_output = "/dev/full"});
+  }
+}
+
+TEST_F(CommandLine, RefusesTwoOutputsInOneFileWhateverItsSpelling) {
+  const test::RunLimits here{.folder = fs::path(file("x")).parent_path()};
+  fs::create_directory(file("folder"));
+  fs::create_directory_symlink("folder", file("link"));
+  const std::vector<std::pair<std::string, std::string>> spellings{
+      {"./x", "x"}, {"x", file("x")}, {"folder/../x", "x"}, {"link/x", "folder/x"}};
+  for (const auto& [one, other] : spellings) {
+    if (kHasBench) {
+      expect_refused({"bench", "--quick", "--method", "momentum", "--html", one, "--json-file", other},
+                     {"--html " + one, "one of its own"}, here);
+    }
+    expect_refused({"replay", kTrace, "--method", "adam", "--out", one, "--json-file", other},
+                   {"--out " + one, "one of its own"}, here);
+  }
+  expect_refused({"descend", "--out", ".", "--json-file", "descend.csv"}, {"--json-file descend.csv", "one of its own"},
+                 here);
+}
+
+TEST(Progress, IsOneLineOfATerminalHoweverNarrow) {
+  const int terminal = ::posix_openpt(O_RDWR | O_NOCTTY);
+  ASSERT_GE(terminal, 0);
+  ASSERT_EQ(::grantpt(terminal), 0);
+  ASSERT_EQ(::unlockpt(terminal), 0);
+  const int line = ::open(::ptsname(terminal), O_RDWR | O_NOCTTY);
+  ASSERT_GE(line, 0);
+  const winsize size{.ws_row = 24, .ws_col = 40, .ws_xpixel = 0, .ws_ypixel = 0};
+  ASSERT_EQ(::ioctl(line, TIOCSWINSZ, &size), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::dup2(line, STDERR_FILENO);
+    tools::Progress progress("bench");
+    std::this_thread::sleep_for(std::chrono::milliseconds(2100));  // it is quiet for two seconds
+    progress.at(0.5, "adam at 67108864, clip of bfloat16/bfloat16/float32/remainder");
+    ::_exit(0);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  std::string shown(1000, '\0');
+  const ssize_t read = ::read(terminal, shown.data(), shown.size());
+  shown.resize(static_cast<std::size_t>(std::max<ssize_t>(read, 0)));
+  EXPECT_EQ(shown, "\r\x1b[Kbench:  50 %, adam at 67108864, clip of");
+  ::close(line);
+  ::close(terminal);
+}
+
+// But for bench, which writes what it has.
+TEST_F(CommandLine, IsEndedByTheSignalThatInterruptsIt) {
+  const std::string path = file("fifo");
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  for (const int signal : {SIGINT, SIGTERM}) {
+    // When the table is there it waits for somebody who reads the JSON.
+    const Outcome outcome = run({"compare", "--count", "1", "--steps", "1", "--device", "cpu", "--json-file", path},
+                                {.seconds = 20, .interrupt_at = "1 steps of", .interrupt_by = signal});
+    EXPECT_EQ(outcome.signal, signal) << outcome.out << outcome.err;
+  }
+}
+
 }
 
 }  // namespace

@@ -57,6 +57,7 @@ struct RunLimits {
   std::string standard_output{};  // a file to send it to instead of keeping it
   std::string interrupt_at{};     // a signal, once this has been printed
   int interrupt_by = SIGINT;      // Ctrl-C
+  std::string folder{};           // to run it in
 };
 
 // Waits for a program. Sends it the signal once the file has the text.
@@ -92,6 +93,7 @@ inline Outcome run_program(const std::vector<std::string>& words, const RunLimit
     ::dup2(err_file, STDERR_FILENO);
     const rlimit no_core{0, 0};
     ::setrlimit(RLIMIT_CORE, &no_core);
+    if (!limits.folder.empty() && ::chdir(limits.folder.c_str()) != 0) ::_exit(126);
     ::alarm(limits.seconds);  // goes on through exec, as ignoring a signal does
     for (const int signal : {SIGINT, SIGTERM}) ::signal(signal, SIG_DFL);
     ::execv(arguments[0], arguments.data());

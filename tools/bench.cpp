@@ -535,7 +535,7 @@ class Bench {
     fmt::print(
         "{:<17} {:>14}{}{}\n", name(method), shape.name, columns,
         options_.by_storage() ? fmt::format("  {}, {}", kernels::short_name(kind.storage), name(kind.pipeline)) : "");
-    flush();
+    flush_output();
   }
 
   std::optional<bench::Throughput> measure(const Kind& kind, const Method& method, const Shape& shape, int threads) {
@@ -613,11 +613,8 @@ class Bench {
       print_row_of_shape(scene_, shape, name(method), result);
     }
     fmt::print("{}\n", cache_note(scene_, result));
-    flush();
+    flush_output();
   }
-
-  // A long run that is redirected can be followed.
-  static void flush() { std::fflush(stdout); }
 
   const BenchOptions& options_;
   std::vector<Shape> shapes_;

@@ -1,19 +1,19 @@
 // The program `adamant`. Exit code 0: all went well; 1: a comparison failed; 2: it was used wrongly, or what it was
-// given could not be read or written; 130: Ctrl-C ended it, and what there was by then was written.
+// given could not be read or written; 130: Ctrl-C or SIGTERM ended `bench`, which wrote what there was by then.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cerrno>
 #include <cstdio>
 #include <exception>
+#include <sstream>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <vector>
 
 #include "adamant/error.hpp"
 #include "adamant/version.hpp"
 #include "tools/commands.hpp"
+#include "tools/terminal.hpp"
 
 namespace {
 
@@ -49,20 +49,24 @@ int main(int argc, char** argv) try {
   program.set_version_flag("--version", std::string(adamant::version()));
   program.failure_message(failure);
   program.require_subcommand(1);
-  program.footer("Exit code: 0 all went well, 1 a comparison failed, 2 bad usage or unreadable input, 130 Ctrl-C.");
+  program.footer(
+      "Exit code: 0 all went well, 1 a comparison failed, 2 bad usage or unreadable input, 130 Ctrl-C in bench.");
   const std::vector<adamant::tools::Command> commands{
       adamant::tools::add_info(program), adamant::tools::add_descend(program), adamant::tools::add_bench(program),
       adamant::tools::add_compare(program), adamant::tools::add_replay(program)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return program.exit(error) == 0 ? 0 : kBadUsage;
+    std::ostringstream out;
+    const bool asked_for = program.exit(error, out) == 0;  // --help, --version
+    fmt::print("{}", out.str());
+    adamant::tools::finish_output();
+    return asked_for ? 0 : kBadUsage;
   }
   for (const auto& command : commands) {
     if (!command.app->parsed()) continue;
     const bool passed = command.run();
-    if (std::fflush(stdout) != 0)
-      throw std::system_error(errno, std::generic_category(), "adamant: cannot write the result");
+    adamant::tools::finish_output();
     return passed ? 0 : kComparisonFailed;
   }
   return kBadUsage;

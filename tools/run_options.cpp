@@ -151,8 +151,14 @@ void check_output(const std::string& option, const std::string& path, std::initi
     throw std::invalid_argument(fmt::format("adamant: {} {}: {}", option, path, why));
   };
   std::error_code ignored;
+  // Of a file that is not there yet all spellings are one, too.
+  const auto place = [&](const std::string& file) {
+    const fs::path found = fs::weakly_canonical(fs::absolute(file, ignored), ignored);
+    return found.empty() ? fs::path(file) : found;
+  };
   for (const std::string& other : read) {
-    if (fs::equivalent(path, other, ignored) || (!other.empty() && path == other)) {
+    if (other.empty()) continue;
+    if (fs::equivalent(path, other, ignored) || place(path) == place(other)) {
       refuse("this file is also read or written as something else; allowed: one of its own");
     }
   }

@@ -1,9 +1,13 @@
 #include "tools/terminal.hpp"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cmath>
+#include <cstdio>
+#include <system_error>
 
 #include "adamant/adamant.hpp"
 
@@ -15,6 +19,15 @@ constexpr std::chrono::milliseconds kQuietFor{2000};
 constexpr std::chrono::milliseconds kBetween{100};
 
 volatile std::sig_atomic_t interrupted = 0;
+
+// Of the terminal of standard error.
+std::size_t width_of_terminal() {
+  constexpr std::size_t kUsual = 80;
+  winsize size{};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : kUsual;
+}
+
+int output_failure = 0;  // an errno; what failed once is lost, and a later flush may succeed
 
 }  // namespace
 
@@ -33,8 +46,22 @@ void Progress::at(double fraction, const std::string& detail) {
   if (!terminal_ || now - start_ < kQuietFor || now - last_ < kBetween) return;
   last_ = now;
   shown_ = true;
-  fmt::print(stderr, "\r\x1b[K{}: {:3.0f} %, {}", what_, 100 * fraction, detail);
+  // What goes on in a second line no carriage return takes back.
+  const std::string text = fmt::format("{}: {:3.0f} %, {}", what_, 100 * fraction, detail);
+  fmt::print(stderr, "\r\x1b[K{}", text.substr(0, width_of_terminal() - 1));
   std::fflush(stderr);
+}
+
+void flush_output() {
+  if (std::fflush(stdout) != 0 && output_failure == 0) output_failure = errno;
+}
+
+void finish_output() {
+  flush_output();
+  if (output_failure == 0 && std::ferror(stdout) != 0) output_failure = EIO;
+  if (output_failure != 0) {
+    throw std::system_error(output_failure, std::generic_category(), "adamant: cannot write the result");
+  }
 }
 
 Interruption::Interruption() {

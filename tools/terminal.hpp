@@ -12,7 +12,8 @@
 
 namespace adamant::tools {
 
-// A line on standard error that says how far the work is, once it has taken two seconds and only on a terminal.
+// A line on standard error that says how far the work is, once it has taken two seconds and only on a terminal, whose
+// width it is cut to.
 class Progress {
  public:
   explicit Progress(std::string what);
@@ -31,6 +32,11 @@ class Progress {
   bool terminal_;
   bool shown_ = false;
 };
+
+// Sends on what was printed: a long run that is redirected can be followed. Remembers the first failure.
+void flush_output();
+// At the end: throws std::system_error where something that was printed could not be written.
+void finish_output();
 
 // While one lives, the first Ctrl-C does not end the program but is remembered, nor does the first SIGTERM, by which
 // timeout and batch systems end programs; the second ends it. What was ignored when the program was started stays
