@@ -85,7 +85,7 @@ def pytorch_ratios(report, row):
 def table_of_methods(report, pytorch):
     rows = [row for row in report["results"]
             if row.get("tensors", 1) == 1 and row.get("pipeline", "update") == "update"
-            and row.get("storage", PLAIN) == PLAIN]
+            and row.get("storage", PLAIN) == PLAIN and not row.get("options")]
     if not rows:
         raise Wrong("has no row of one float32 tensor")
     count = max(row["count"] for row in rows)

@@ -267,6 +267,17 @@ TEST(BenchAgainst, prints_no_control_character_of_a_file) {
   EXPECT_TRUE(std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || c >= 0x20 || c < 0; })) << text;
 }
 
+TEST(BenchAgainst, takes_a_method_with_other_options_for_another_row) {
+  const json before = made_up({});
+  json now = before;
+  now["results"][3]["options"] = {{"amsgrad", "true"}, {"beta1", "0.8"}};
+  now["results"][4]["options"] = json::object();  // the defaults, which older reports do not say
+  const Comparison comparison = compare_reports(before, now);
+  EXPECT_EQ(comparison.changes.size(), 5U);
+  ASSERT_EQ(comparison.only_new.size(), 1U);
+  EXPECT_EQ(comparison.only_new[0].text(), "adam amsgrad=true beta1=0.8, 65536, 2 threads");
+}
+
 // --- The page
 
 void expect_sound(const std::string& page) {
@@ -389,6 +400,22 @@ TEST(BenchPage, keeps_hot_and_cold_rows_apart) {
   EXPECT_EQ(count_of(table, "<td>cold</td>"), 4U);  // and each pipeline of both
 }
 
+TEST(BenchPage, keeps_rows_with_other_options_apart_and_says_which) {
+  json report = made_up({});
+  const json plain = report;
+  for (const json& row : plain["results"]) {
+    if (row["method"] != "adam") continue;
+    report["results"].push_back(row);
+    report["results"].back()["options"] = {{"amsgrad", "true"}};
+  }
+  const std::string page = tools::to_page(report);
+  expect_sound(page);
+  EXPECT_EQ(count_of(page, "<path class=\"rate\""), 3U);
+  EXPECT_EQ(count_of(page, "font-weight=\"bold\">adam amsgrad=true</text>"), 1U);
+  EXPECT_EQ(count_of(page, "<th scope=\"row\">adam amsgrad=true</th>"), 3U);
+  EXPECT_EQ(count_of(page, "<th scope=\"row\">adam</th>"), 3U);
+}
+
 // Before reports said so, runs on a CPU stayed on one set of buffers, and those on a GPU did not.
 TEST(BenchReport, reads_a_report_that_does_not_say_whether_it_is_hot_as_it_was_measured) {
   for (const auto& [file, hot] : std::map<std::string, bool>{{kCpu, true}, {kGpu, false}}) {
@@ -496,6 +523,41 @@ TEST_F(BenchOutputCommand, MergesWhatWasLeftOutWhicheverFileHasIt) {
   }
 }
 
+TEST_F(BenchOutputCommand, MergesWhatFilesSayOfThemselvesAndEveryRowOnce) {
+  const auto of = [](const char* commit, const char* started, bool complete, std::int64_t count) {
+    json report = made_up({}, {count});
+    report["environment"] = {{"commit", commit}};
+    report["started"] = started;
+    report["complete"] = complete;
+    return report;
+  };
+  json b = of("b", "Tuesday", false, 2048);
+  b["pin_rate_gigabytes_per_second"] = 50;
+  save("a.json", of("a", "Monday", true, 1024).dump());
+  save("b.json", b.dump());
+  save("c.json", of("a", "Monday", true, 4096).dump());
+  const auto merged = [&](const Words& names) {
+    Words words{"--json"};
+    for (const std::string& name : names) words.insert(words.end(), {"--from", file(name)});
+    const Outcome outcome = run(words);
+    EXPECT_EQ(outcome.exit_code, 0) << to_text(words, outcome);
+    return json::parse(outcome.out);
+  };
+  const json all = merged({"a.json", "b.json", "c.json", "a.json"});
+  EXPECT_EQ(all.at("environment").at("commit"), json({"a", "b"}));
+  EXPECT_EQ(all.at("started"), json({"Monday", "Tuesday"}));
+  EXPECT_EQ(all.at("complete"), false);
+  EXPECT_EQ(all.at("pin_rate_gigabytes_per_second"), 50);
+  EXPECT_EQ(all.at("results").size(), 6U);
+  expect_sound(tools::to_page(all));
+  save("all.json", all.dump());
+  EXPECT_EQ(merged({"all.json", "b.json"}), all);
+  const json alike = merged({"a.json", "c.json", "c.json"});
+  EXPECT_EQ(alike.at("environment").at("commit"), "a");
+  EXPECT_EQ(alike.at("complete"), true);
+  EXPECT_EQ(alike.at("results").size(), 4U);
+}
+
 TEST_F(BenchOutputCommand, RefusesPeersOfAnotherMachine) {
   save("bench.json", made_up({}).dump());
   const auto peers = [](const std::string& device) {
@@ -570,6 +632,10 @@ TEST_F(BenchOutputCommand, RefusesDamagedAndForeignFilesBeforeMeasuring) {
   json negative = made_up({});
   negative["results"][2]["seconds"][1] = -1;
   save("negative.json", negative.dump());
+  json options = made_up({});
+  options["results"][1]["options"] = {{"beta1", 0.5}};
+  save("options.json", options.dump());
+  save("deep.json", R"({"results": )" + std::string(100000, '[') + std::string(100000, ']') + "}");
   json text = made_up({});
   text["results"][0]["count"] = "many";
   save("text.json", text.dump());
@@ -582,6 +648,8 @@ TEST_F(BenchOutputCommand, RefusesDamagedAndForeignFilesBeforeMeasuring) {
       {"none.json", {"has no row"}},
       {"no_seconds.json", {"results[3] has no \"seconds\""}},
       {"negative.json", {"results[2]", "\"seconds\"", "above 0"}},
+      {"options.json", {"results[1]", "\"options\"", "strings"}},
+      {"deep.json", {"nested more than 100 deep"}},
       {"text.json", {"results[0]", "\"count\"", "whole number of at least 1"}}};
   for (const auto& [name, parts] : cases) {
     Words named = parts;
@@ -597,6 +665,20 @@ TEST_F(BenchOutputCommand, RefusesDamagedAndForeignFilesBeforeMeasuring) {
   Words words = measured_;
   words.insert(words.end(), {"--against", file("other.json")});
   expect_refused(words, {file("other.json"), "no row in common", "momentum, 123", "adam, 1000"});
+  // What only differs in how it is measured is none either, and would be found out after hours.
+  json same = made_up({}, {1000});
+  for (json& row : same["results"]) row["threads"] = 1;
+  save("same.json", same.dump());
+  words.back() = file("same.json");
+  const Outcome compared = run(words);
+  EXPECT_NE(compared.out.find("1 row compared"), std::string::npos) << to_text(words, compared);
+  for (const Words& other : {Words{"--hot"}, {"--option", "amsgrad=true"}, {"--dtype", "f64"}}) {
+    Words differs = words;
+    differs.insert(differs.end(), other.begin(), other.end());
+    expect_refused(differs, {file("same.json"), "no row in common"});
+  }
+  words[static_cast<std::size_t>(std::find(words.begin(), words.end(), "--threads") - words.begin()) + 1] = "2";
+  expect_refused(words, {file("same.json"), "no row in common", "adam, 1000, 2 threads"});
   save("good.json", whole);
   expect_refused({"--from", file("good.json"), "--against", file("other.json"), "--html", file("page.html")},
                  {file("other.json"), "no row in common"});

@@ -225,6 +225,22 @@ TEST_F(CommandLine, BenchCountsTheBytesThatAMethodMoves) {
   }
 }
 
+TEST_F(CommandLine, BenchSaysWhichOptionsItMeasured) {
+  ADAMANT_NEEDS_BENCH();
+  const Words words{"bench", "--device",      "cpu", "--method",  "adam", "--sizes", "16,1000000000000",
+                    "--hot", "--repetitions", "1",   "--threads", "1"};
+  const Words given{"--option", "amsgrad=true", "--option", "beta1=0.80", "--option", "beta2=0.999"};
+  const Outcome outcome = run(words + given + Words{"--json"});
+  const Json report = Json::parse(outcome.out);
+  const Json changed{{"amsgrad", "true"}, {"beta1", "0.8"}};
+  EXPECT_EQ(report.at("results")[0].at("options"), changed);
+  EXPECT_EQ(report.at("left_out")[0].at("options"), changed);
+  EXPECT_TRUE(outcome.err.starts_with("adamant: adam amsgrad=true beta1=0.8 at 1000000000000 needs")) << outcome.err;
+  const Outcome table = run(words + given);
+  EXPECT_TRUE(table.out.starts_with("adam amsgrad=true beta1=0.8.\n")) << table.out;
+  EXPECT_EQ(Json::parse(run(words + Words{"--json"}).out).at("results")[0].at("options"), Json::object());
+}
+
 TEST_F(CommandLine, BenchMeasuresEveryStorageAndPipelineBesideACeiling) {
   ADAMANT_NEEDS_BENCH();
   const Words words{"bench",     "--device",  "cpu",        "--method",         "momentum",
@@ -1133,22 +1149,6 @@ TEST_F(CommandLine, SaysWhenTheDeviceIsFull) {
   EXPECT_TRUE(Json::parse(report).contains("runs"));
 }
 
-TEST_F(CommandLine, RefusesToWriteOverWhatItReads) {
-  const std::string trace = save_trace(3, 2);
-  run_well({"replay", trace, "--method", "adam", "--out", file("expected")});
-  fs::create_symlink(trace, file("link"));
-  fs::create_hard_link(trace, file("hard"));
-  const Words words{"replay", trace, "--method", "adam", "--expect", file("expected")};
-  for (const std::string& path : {trace, file("./trace.safetensors"), file("link"), file("hard"), file("expected")}) {
-    for (const std::string option : {"--out", "--json-file"})
-      expect_refused(words + Words{option, path}, {option, path});
-  }
-  expect_refused(words + Words{"--out", file("both"), "--json-file", file("both")}, {"--out", file("both")});
-}
-
-TEST_F(CommandLine, TakesPathsThatAreNotUtf8) {
-  fs::copy_file(kTrace, file("trace\xff"));
-  EXPECT_EQ(run_for_json({"replay", file("trace\xff"), "--method", "adam"}).at("steps"), 60);
 // Every row is sent on as it comes, and what failed then is not there any more at the end.
 TEST_F(CommandLine, SaysWhenTheTableOfTheBenchmarkIsLost) {
   ADAMANT_NEEDS_BENCH();
@@ -1224,6 +1224,22 @@ TEST_F(CommandLine, IsEndedByTheSignalThatInterruptsIt) {
   }
 }
 
+TEST_F(CommandLine, RefusesToWriteOverWhatItReads) {
+  const std::string trace = save_trace(3, 2);
+  run_well({"replay", trace, "--method", "adam", "--out", file("expected")});
+  fs::create_symlink(trace, file("link"));
+  fs::create_hard_link(trace, file("hard"));
+  const Words words{"replay", trace, "--method", "adam", "--expect", file("expected")};
+  for (const std::string& path : {trace, file("./trace.safetensors"), file("link"), file("hard"), file("expected")}) {
+    for (const std::string option : {"--out", "--json-file"})
+      expect_refused(words + Words{option, path}, {option, path});
+  }
+  expect_refused(words + Words{"--out", file("both"), "--json-file", file("both")}, {"--out", file("both")});
+}
+
+TEST_F(CommandLine, TakesPathsThatAreNotUtf8) {
+  fs::copy_file(kTrace, file("trace\xff"));
+  EXPECT_EQ(run_for_json({"replay", file("trace\xff"), "--method", "adam"}).at("steps"), 60);
 }
 
 }  // namespace

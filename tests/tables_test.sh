@@ -72,6 +72,12 @@ grep -q '^| momentum | .* | there is none | not measured |$' "$folder/page.md" |
 page "$begin $folder/peers.json: do not edit -->" "<!-- end -->"
 exits_with 2 "one report of adamant bench" err "$folder/page.md"
 
+# Rows with other options than the defaults are none of a method's.
+sed 's/"results": \[/"results": [{"method": "other", "count": 67108864, "threads": 2, "options": {"a": "true"}},/' "$cpu" > "$folder/options.json"
+! cmp -s "$cpu" "$folder/options.json" || fail "$cpu has no results to add to"
+page "$begin $folder/options.json: do not edit -->" "<!-- end -->"
+exits_with 0 written out "$folder/page.md"
+
 # What baselines take, and nothing where one was not measured.
 row() { # METHOD COUNT TENSORS BASELINES
   echo "{\"method\": \"$1\", \"count\": $2, \"tensors\": $3, \"baselines\": [$4]}"

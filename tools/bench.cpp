@@ -8,6 +8,7 @@
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <map>
 #include <memory>
 #include <new>
 #include <nlohmann/json.hpp>
@@ -162,6 +163,21 @@ int BenchOptions::all_repetitions() const {
   constexpr int kUsual = 15;
   constexpr int kQuick = 5;
   return repetitions > 0 ? repetitions : quick ? kQuick : kUsual;
+}
+
+// Those that are not the method's defaults, by their names.
+std::map<std::string, std::string> changed_options(const Method& method) {
+  std::map<std::string, std::string> changed;
+  const std::vector<Option> usual = adamant::options(adamant::make_method(name(method)));
+  const std::vector<Option> all = adamant::options(method);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (all[i].value != usual[i].value) changed[all[i].name] = all[i].value;
+  }
+  return changed;
+}
+
+std::string method_text(const Method& method) {
+  return BenchCase{.method = std::string(name(method)), .options = options_text(changed_options(method))}.method_text();
 }
 
 nlohmann::json number_or_null(double value) { return value > 0 ? nlohmann::json(value) : nlohmann::json(); }
@@ -461,6 +477,9 @@ class Bench {
     if (scene_.gpu) report_["device"] = to_json(*scene_.gpu);
     report_["clocks"]["before"] = clocks(scene_.gpu);
     if (!options_.json) {
+      for (const Method& method : methods_) {
+        if (!changed_options(method).empty()) fmt::print("{}.\n", method_text(method));
+      }
       scaling()               ? print_head_of_scaling(scene_)
       : options_.by_storage() ? print_head_by_storage(scene_)
                               : print_head(scene_);
@@ -487,22 +506,41 @@ class Bench {
  private:
   bool scaling() const { return scene_.threads.size() > 1; }
 
-  // What is going to be measured, as far as it is known before.
+  // What is going to be measured.
   std::vector<BenchCase> planned() const {
     std::vector<BenchCase> cases;
-    for (const Method& method : methods_) {
-      for (const Shape& shape : shapes_) {
-        for (const Kind& kind : kinds_) {
-          cases.push_back({.method = std::string(name(method)),
-                           .storage = kernels::short_name(kind.storage),
-                           .pipeline = std::string(name(kind.pipeline)),
-                           .count = shape.total(),
-                           .tensors = shape.tensors(),
-                           .device = options_.on_gpu() ? "cuda" : "cpu"});
+    for (const int threads : threads_of_rows()) {
+      for (const Method& method : methods_) {
+        for (const Shape& shape : shapes_) {
+          for (const Kind& kind : kinds_) {
+            cases.push_back({.method = std::string(name(method)),
+                             .options = options_text(changed_options(method)),
+                             .storage = kernels::short_name(kind.storage),
+                             .pipeline = std::string(name(kind.pipeline)),
+                             .count = shape.total(),
+                             .tensors = shape.tensors(),
+                             .shape = shape.name,
+                             .device = options_.on_gpu() ? "cuda" : "cpu",
+                             .threads = threads,
+                             .hot = options_.hot});
+            cases.back().forget_plain_shape();
+          }
         }
       }
     }
     return cases;
+  }
+
+  // As rows have them: of the CPU, whose number is known where all are asked for.
+  std::vector<int> threads_of_rows() const {
+    if (options_.on_gpu()) return {0};
+    std::vector<int> counts;
+    for (const int threads : scene_.threads) {
+      Tuning tuning = options_.tuning();
+      tuning.threads = threads;
+      counts.push_back(Optimizer(GradientDescent{}, Device::cpu(), tuning).threads());
+    }
+    return counts;
   }
 
   void measure_all() {
@@ -550,12 +588,14 @@ class Bench {
                            .tuning = tuning,
                            .hot = options_.hot};
     request.only_ceiling = options_.by_storage() && !(options_.full && request.is_plain_float32());
-    std::string label = fmt::format("{} at {}", name(method), shape.name);
+    std::string label = fmt::format("{} at {}", method_text(method), shape.name);
     if (options_.by_storage())
       label += fmt::format(", {} of {}", name(kind.pipeline), kernels::short_name(kind.storage));
     if (scaling()) label += fmt::format(", {} threads", threads);
-    nlohmann::json entry{
-        {"storage", kernels::short_name(kind.storage)}, {"pipeline", name(kind.pipeline)}, {"shape", shape.name}};
+    nlohmann::json entry{{"storage", kernels::short_name(kind.storage)},
+                         {"pipeline", name(kind.pipeline)},
+                         {"shape", shape.name},
+                         {"options", changed_options(method)}};
     auto result = measure(request, label, entry);
     ++done_;
     progress_.clear();

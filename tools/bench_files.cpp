@@ -77,19 +77,10 @@ void BenchFiles::read(const RunOptions& options) {
 
 void BenchFiles::check_in_common(const std::vector<BenchCase>& planned) const {
   if (against_.empty()) return;
-  const auto known_before = [](BenchCase what) {
-    what.threads = 0;
-    what.hot = false;
-    what.shape.clear();
-    return what;
-  };
   const std::vector<BenchCase> there = cases_of(old_report_);
-  for (const BenchCase& left : planned) {
-    for (const BenchCase& right : there) {
-      if (known_before(left) == known_before(right)) return;
-    }
+  if (std::find_first_of(planned.begin(), planned.end(), there.begin(), there.end()) == planned.end()) {
+    refuse_for_nothing_in_common(planned);
   }
-  refuse_for_nothing_in_common(planned);
 }
 
 void BenchFiles::write(const nlohmann::json& report, const RunOptions& options) const {

@@ -24,7 +24,6 @@ class BenchFiles {
   const std::optional<nlohmann::json>& report() const { return report_; }
 
   // Before what takes long: throws std::invalid_argument when --against has none of what is going to be measured.
-  // Threads and caches are not looked at, which are known only afterwards.
   void check_in_common(const std::vector<BenchCase>& planned) const;
 
   // Writes the JSON and the page, as asked for.

@@ -191,7 +191,7 @@ std::string line_through(const std::vector<const BenchRow*>& rows, const Bandwid
 
 std::string bandwidth_panel(const std::string& method, const std::vector<const BenchRow*>& rows,
                             const BandwidthFrame& frame) {
-  const std::string_view ink = ink_of(method);
+  const std::string_view ink = ink_of(rows.front()->what.method);
   std::string svg = fmt::format("<text x=\"0\" y=\"-9\" font-weight=\"bold\">{}</text>\n", escaped(method));
   svg += bandwidth_axes(frame);
   if (frame.pin_rate > 0) {
@@ -243,7 +243,7 @@ std::string bandwidth_picture(const std::string& name, const std::string& of_wha
   }
   const BandwidthFrame frame{
       {least / 1.3, most * 1.3, kPanelWidth, true}, {0, 1.05 * fastest, kPanelHeight, false}, pin_rate};
-  const auto methods = distinct<std::string>(rows, [](const BenchRow* row) { return row->what.method; });
+  const auto methods = distinct<std::string>(rows, [](const BenchRow* row) { return row->what.method_text(); });
   const std::size_t columns = std::min(kColumns, methods.size());
   const std::size_t lines = (methods.size() + kColumns - 1) / kColumns;
   const double height = kTop + kDown * static_cast<double>(lines) + kBottom - 50;
@@ -257,7 +257,7 @@ std::string bandwidth_picture(const std::string& name, const std::string& of_wha
   for (std::size_t i = 0; i < methods.size(); ++i) {
     std::vector<const BenchRow*> of_method;
     std::copy_if(rows.begin(), rows.end(), std::back_inserter(of_method),
-                 [&](const BenchRow* row) { return row->what.method == methods[i]; });
+                 [&](const BenchRow* row) { return row->what.method_text() == methods[i]; });
     std::stable_sort(of_method.begin(), of_method.end(),
                      [](const BenchRow* left, const BenchRow* right) { return left->what.count < right->what.count; });
     const std::size_t line = i / kColumns;
@@ -325,7 +325,7 @@ std::string ratio_picture(const std::string& name, const std::string& of_what,
           "<circle class=\"ratio\" cx=\"{:.2f}\" cy=\"{:.2f}\" r=\"4.5\" fill=\"{}\" fill-opacity=\"0.85\">"
           "<title>{}</title></circle>\n",
           x.at(ratio->times_update), y, ink,
-          escaped(fmt::format("{}, {}: {}", ratio->what.method, ratio->name, times_text(ratio->times_update))));
+          escaped(fmt::format("{}, {}: {}", ratio->what.method_text(), ratio->name, times_text(ratio->times_update))));
     }
   }
   double at = 0;
@@ -386,7 +386,7 @@ std::string table_of_shapes(const std::vector<BenchRow>& rows) {
       .words = 2};
   for (const BenchRow& row : rows) {
     if (row.what.tensors == 1) continue;
-    table.rows.push_back({size_words(row.what), row.what.method, short_text(1e6 * row.update.median()),
+    table.rows.push_back({size_words(row.what), row.what.method_text(), short_text(1e6 * row.update.median()),
                           or_none(row.graph_seconds, 1e6), or_none(row.host_seconds, 1e6),
                           row.times_one_tensor ? times_text(*row.times_one_tensor) : kNone,
                           short_text(row.gigabytes_per_second()), percent_or_none(row.fraction_of_ceiling())});
@@ -397,7 +397,7 @@ std::string table_of_shapes(const std::vector<BenchRow>& rows) {
 // The largest tensor of each combination of types, where there are several.
 std::string table_of_storages(const std::vector<BenchRow>& rows, std::optional<double> pin_rate) {
   const auto kind = [](const BenchRow& row) {
-    return std::tuple(row.what.method, row.what.storage, row.what.pipeline, row.what.hot);
+    return std::tuple(row.what.method_text(), row.what.storage, row.what.pipeline, row.what.hot);
   };
   if (distinct<std::pair<std::string, std::string>>(rows, [](const BenchRow& row) {
         return std::pair(row.what.storage, row.what.pipeline);
@@ -421,7 +421,7 @@ std::string table_of_storages(const std::vector<BenchRow>& rows, std::optional<d
   for (const BenchRow& row : rows) {
     const auto found = largest.find(kind(row));
     if (found == largest.end() || found->second != &row) continue;
-    table.rows.push_back({row.what.storage, row.what.pipeline, row.what.method, row.what.hot ? "hot" : "cold",
+    table.rows.push_back({row.what.storage, row.what.pipeline, row.what.method_text(), row.what.hot ? "hot" : "cold",
                           count_text(row.what.count), short_text(row.bytes_per_parameter),
                           short_text(1e3 * row.update.median()), short_text(row.gigabytes_per_second()),
                           percent_or_none(row.fraction_of_ceiling()), percent_or_none(of_pins(row, pin_rate))});
@@ -438,8 +438,8 @@ std::string table_of_rows(const std::vector<BenchRow>& rows, std::optional<doubl
               .words = 5};
   for (const BenchRow& row : rows) {
     table.rows.push_back(
-        {row.what.method, size_words(row.what), row.what.pipeline, row.what.storage, row.what.hot ? "hot" : "cold",
-         row.what.threads > 0 ? std::to_string(row.what.threads) : kNone,
+        {row.what.method_text(), size_words(row.what), row.what.pipeline, row.what.storage,
+         row.what.hot ? "hot" : "cold", row.what.threads > 0 ? std::to_string(row.what.threads) : kNone,
          row.ceiling_variant.empty() ? kNone : row.ceiling_variant, std::to_string(row.update.seconds.size()),
          short_text(1e3 * row.update.median()), fmt::format("{:.1f}", 100 * row.update.spread()),
          short_text(row.gigabytes_per_second()), or_none(row.ceiling_gigabytes_per_second()),
@@ -509,12 +509,12 @@ std::string ratio_section(const std::vector<BenchRatio>& ratios) {
   for (const std::string& size : sizes) {
     const auto& list = of_size[size];
     for (const std::string& method :
-         distinct<std::string>(list, [](const BenchRatio* ratio) { return ratio->what.method; })) {
+         distinct<std::string>(list, [](const BenchRatio* ratio) { return ratio->what.method_text(); })) {
       std::vector<std::string> row{size, method};
       for (const std::string& other : others) {
         std::string cell;
         for (const BenchRatio* ratio : list) {
-          if (ratio->name != other || ratio->what.method != method) continue;
+          if (ratio->name != other || ratio->what.method_text() != method) continue;
           cell += (cell.empty() ? "" : ", ") + times_text(ratio->times_update);
           if (ratio->spread) cell += fmt::format(" ±{:.1f}%", 100 * *ratio->spread);
         }

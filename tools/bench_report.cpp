@@ -8,6 +8,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <set>
 #include <stdexcept>
 #include <utility>
 
@@ -17,6 +18,9 @@ namespace adamant::tools {
 namespace {
 
 using nlohmann::json;
+
+// Lists and objects within each other; those that are written have six.
+constexpr int kDeepest = 100;
 
 // The types of a report whose rows do not name theirs.
 std::string storage_of_type(const json& report) {
@@ -112,8 +116,22 @@ bool is_of_gpu(const json& report) {
   return device != nullptr && device->is_object() && device->contains("compute_capability");
 }
 
+// {"amsgrad": "true"} as "amsgrad=true".
+std::string options_of(const Part& part) {
+  const json* options = part.find("options");
+  if (options == nullptr) return "";
+  if (!options->is_object()) part.refuse("has \"options\" that are not an object");
+  std::map<std::string, std::string> map;
+  for (const auto& [name, value] : options->items()) {
+    if (!value.is_string()) part.refuse("has \"options\" with something else than strings");
+    map[name] = value.get<std::string>();
+  }
+  return options_text(map);
+}
+
 BenchCase case_of(const Part& part, const json& report) {
   BenchCase what{.method = part.text("method"),
+                 .options = options_of(part),
                  .storage = part.text("storage", storage_of_type(report)),
                  .pipeline = part.text("pipeline", "update"),
                  .count = part.whole_number("count"),
@@ -121,8 +139,7 @@ BenchCase case_of(const Part& part, const json& report) {
                  .shape = part.text("shape", ""),
                  .device = is_of_gpu(report) ? "cuda" : "cpu",
                  .threads = static_cast<int>(std::min<std::int64_t>(part.whole_number("threads", 0), 1 << 20))};
-  // Tensors of one size need no name, and older reports give them none.
-  if (what.tensors == 1 || what.shape == fmt::format("{}x{}", what.tensors, what.count / what.tensors)) what.shape = "";
+  what.forget_plain_shape();
   const json* hot = part.find("hot");
   if (hot == nullptr) hot = whole(report).find("hot");
   // Reports without it are of a time when a CPU's runs stayed on one set of buffers.
@@ -139,19 +156,40 @@ json read_json(std::string_view option, const std::string& path) {
   if (!file || (text.assign(std::istreambuf_iterator<char>(file), {}), file.bad())) {
     refuse(fmt::format("cannot be read: {}", std::strerror(errno)));
   }
+  // What a report is copied and written by calls itself for each level.
+  const auto not_too_deep = [&](int depth, json::parse_event_t /*event*/, json& /*parsed*/) {
+    if (depth > kDeepest) refuse(fmt::format("is nested more than {} deep", kDeepest));
+    return true;
+  };
   try {
-    return json::parse(text);
+    return json::parse(text, not_too_deep);
   } catch (const json::exception& error) {
     refuse(fmt::format("is not JSON, or not all of it: {}", host::printable(error.what())));
   }
   return {};
 }
 
+// But for those that are there: a file may be given twice, or be part of another.
 void append(json& list, const json& report, const char* key) {
   const auto more = report.find(key);
   if (more == report.end() || !more->is_array()) return;
   if (!list.is_array()) list = json::array();  // the first report had none
-  list.insert(list.end(), more->begin(), more->end());
+  std::set<json> there(list.begin(), list.end());
+  for (const json& item : *more) {
+    if (there.insert(item).second) list.push_back(item);
+  }
+}
+
+// What several reports have under a path: all that differ, in a list.
+void join(json& merged, const json& report, const json::json_pointer& path) {
+  const json more = report.value(path, json());
+  if (more.is_null() || !merged.value(path.parent_pointer(), json::object()).is_object()) return;
+  json all = merged.value(path, json());
+  if (!all.is_array()) all = all.is_null() ? json::array() : json::array({all});
+  for (const json& value : more.is_array() ? more : json::array({more})) {
+    if (std::find(all.begin(), all.end(), value) == all.end()) all.push_back(value);
+  }
+  merged[path] = all.size() == 1 ? all[0] : all;
 }
 
 // What the peers of bench/peers.py ran on; empty where the report does not say.
@@ -170,13 +208,25 @@ std::string device_text(const json& report) {
 
 }  // namespace
 
+std::string options_text(const std::map<std::string, std::string>& options) {
+  std::string text;
+  for (const auto& [name, value] : options) text += fmt::format("{}{}={}", text.empty() ? "" : " ", name, value);
+  return text;
+}
+
+void BenchCase::forget_plain_shape() {
+  if (tensors == 1 || shape == fmt::format("{}x{}", tensors, count / tensors)) shape = "";
+}
+
+std::string BenchCase::method_text() const { return options.empty() ? method : method + " " + options; }
+
 std::string BenchCase::size_text() const {
   if (!shape.empty()) return shape;
   return tensors == 1 ? fmt::format("{}", count) : fmt::format("{}x{}", tensors, count / tensors);
 }
 
 std::string BenchCase::text() const {
-  std::string text = fmt::format("{}, {}", method, size_text());
+  std::string text = fmt::format("{}, {}", method_text(), size_text());
   if (pipeline != "update" || storage != "float32/float32/float32")
     text += fmt::format(", {} of {}", pipeline, storage);
   if (threads > 0) text += fmt::format(", {} thread{}", threads, threads == 1 ? "" : "s");
@@ -258,6 +308,7 @@ json read_reports(std::string_view option, const std::vector<std::string>& paths
   json merged;
   std::string base;  // the file of the first rows
   json peers = json::array();
+  json complete;                                                       // whether all are that say so
   std::vector<std::pair<std::string, std::string>> machines_of_peers;  // files, and what ran them
   const auto refuse_file = [&](const std::string& path, const std::string& why) {
     throw std::invalid_argument(fmt::format("adamant: {} {}: {}", option, path, why));
@@ -273,6 +324,9 @@ json read_reports(std::string_view option, const std::vector<std::string>& paths
       }
       ratios_of(report);
       append(peers, report, "peers");
+      if (const json* whole_run = part.find("complete")) {
+        complete = *whole_run == true && (complete.is_null() || complete == true);
+      }
       if (rows_of(report).empty()) continue;
       // What rows leave to their report goes with them.
       for (json& row : report["results"]) {
@@ -292,6 +346,9 @@ json read_reports(std::string_view option, const std::vector<std::string>& paths
                          device_text(merged)));
     }
     append(merged["results"], report, "results");
+    for (const char* path : {"/adamant", "/environment/commit", "/started"})
+      join(merged, report, json::json_pointer(path));
+    if (!pin_rate_of(merged)) join(merged, report, json::json_pointer("/pin_rate_gigabytes_per_second"));
     if (report.contains("left_out")) append(merged["left_out"], report, "left_out");
   }
   if (merged.is_null()) {
@@ -305,6 +362,7 @@ json read_reports(std::string_view option, const std::vector<std::string>& paths
                                   machine, base, there));
   }
   if (!peers.empty()) merged["peers"] = std::move(peers);
+  if (!complete.is_null()) merged["complete"] = complete;
   return merged;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -16,8 +17,9 @@ namespace adamant::tools {
 // What was measured of what.
 struct BenchCase {
   std::string method;
-  std::string storage;  // "float32/float32/float32"
-  std::string pipeline;
+  std::string options = {};  // those that are not the method's defaults: "amsgrad=true beta1=0.8"
+  std::string storage = {};  // "float32/float32/float32"
+  std::string pipeline = {};
   std::int64_t count = 0;  // parameters of all tensors
   std::int64_t tensors = 1;
   std::string shape = {};   // what the tensors are called together, where they have a name
@@ -28,11 +30,18 @@ struct BenchCase {
   // clang-tidy takes a zero in what the compiler makes of this for a null pointer.
   auto operator<=>(const BenchCase&) const = default;  // NOLINT(modernize-use-nullptr)
 
+  // Tensors of one size need no name, and older reports give them none: takes theirs away.
+  void forget_plain_shape();
+  // "adam", or "adam amsgrad=true".
+  std::string method_text() const;
   // "1048576", "10000x64", or the shape's name.
   std::string size_text() const;
   // "adam, 10000x64, clip of bfloat16/bfloat16/float32/remainder, 2 threads": what is usual is left out.
   std::string text() const;
 };
+
+// As a case has them: "amsgrad=true beta1=0.8".
+std::string options_text(const std::map<std::string, std::string>& options);
 
 struct BenchRow {
   BenchCase what;
@@ -65,7 +74,8 @@ std::optional<double> pin_rate_of(const nlohmann::json& report);
 // What measured, in words: the GPU's name, or the CPU's; empty where the report does not say.
 std::string machine_of(const nlohmann::json& report);
 
-// Reads files of `adamant bench --json-file` and bench/peers.py, of one machine, as one report.
+// Reads files of `adamant bench --json-file` and bench/peers.py, of one machine, as one report: the first with the
+// rows of all, each once. Where commits, versions and times differ it has a list of them; it is complete where all are.
 // Throws std::invalid_argument naming `option`, the file and what is wrong with it.
 nlohmann::json read_reports(std::string_view option, const std::vector<std::string>& paths);
 
