@@ -18,6 +18,9 @@ constexpr double kShortestSample = 2e-3;
 constexpr std::int64_t kCopied = std::int64_t{1} << 20;
 constexpr std::int64_t kLine = 64;
 
+// A mask of which the compiler does not know.
+volatile std::uint32_t no_bits = 0;
+
 template <typename T>
 void fill_values(T* values, std::int64_t count, double scale, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -78,13 +81,10 @@ class CpuBed final : public Bed {
       for (const CeilingVariant& variant : ceiling_variants()) {
         list.push_back({variant.name,
                         [run = variant.run, threads = threads_](std::span<const MovedArray> moved, std::int64_t count) {
-                          std::array<float*, kMostReadWriteStreams> written{};
-                          for (std::size_t i = 1; i < moved.size(); ++i) {
-                            written.at(i - 1) = reinterpret_cast<float*>(moved[i].data);
-                          }
-                          run(reinterpret_cast<const float*>(moved.front().data),
-                              std::span(written).first(moved.size() - 1),
-                              count * moved.front().element_bytes / static_cast<std::int64_t>(sizeof(float)), threads);
+                          std::array<std::byte*, kMostReadWriteStreams> written{};
+                          for (std::size_t i = 1; i < moved.size(); ++i) written.at(i - 1) = moved[i].data;
+                          run(moved.front().data, std::span(written).first(moved.size() - 1),
+                              count * moved.front().element_bytes / 4, no_bits, threads);
                         }});
       }
       return list;
@@ -95,7 +95,7 @@ class CpuBed final : public Bed {
       if (variant.past_caches && !any_only_written) continue;
       list.push_back({variant.name,
                       [run = variant.run, threads = threads_](std::span<const MovedArray> moved, std::int64_t count) {
-                        run(moved, count, 0, threads);
+                        run(moved, count, no_bits, threads);
                       }});
     }
     return list;

@@ -1,6 +1,7 @@
-// Every variant is one instance of the loop in move(): a vector is loaded from each stream, the read-only one times
-// zero is added to the others, and they are stored where they came from. The values stay, so the optimizer's own
-// buffers can be used; the compiler cannot know that the factor is zero. Vectors are copied in and out because an array
+// Every variant is one instance of the loop in move(): a vector is loaded from each stream, the bits of the read-only
+// one that a mask leaves change those of the others, and they are stored where they came from. The mask is zero, which
+// the compiler cannot know: the values stay, so the optimizer's own buffers can be used. Bits, because arithmetic would
+// change numbers that are none, as half a float64 may be. Vectors are copied in and out because an array
 // may begin anywhere, and a template loses the alignment that a vector type is given.
 #include "bench/cpu_ceiling.hpp"
 
@@ -17,16 +18,14 @@
 namespace adamant::bench {
 namespace {
 
-volatile float zero_factor = 0.0F;
-
 // Elements that one thread takes at a time in the interleaved schedule: 64 KiB a stream.
 constexpr std::int64_t kBlock = 16384;
 
 enum class Schedule : std::uint8_t { contiguous, interleaved };
 
 template <int kWidth>
-struct Vector {
-  typedef float Type __attribute__((vector_size(kWidth * 4)));
+struct Words {
+  typedef std::uint32_t Type __attribute__((vector_size(kWidth * 4)));
 };
 
 // What is asked for ahead: nothing, or so many bytes on, and there every line or one line for all vectors of a pass,
@@ -51,59 +50,62 @@ template <Prefetch kPrefetch>
 }
 
 template <int kStreams, int kWidth, int kUnroll, Prefetch kPrefetch>
-[[gnu::always_inline]] inline void move(const float* read_only, float* const* streams, std::int64_t begin,
-                                        std::int64_t end) {
-  using Wide = typename Vector<kWidth>::Type;
-  float* at[kStreams];
+[[gnu::always_inline]] inline void move(const std::byte* read_only, std::byte* const* streams, std::int64_t begin,
+                                        std::int64_t end, std::uint32_t mask) {
+  using Wide = typename Words<kWidth>::Type;
+  constexpr std::int64_t kBytes = sizeof(Wide);
+  std::byte* at[kStreams];
   for (int s = 0; s < kStreams; ++s) at[s] = streams[s];
-  const float factor = zero_factor;
-  std::int64_t i = begin;
-  for (; i + kWidth * kUnroll <= end; i += kWidth * kUnroll) {
-    prefetch<kPrefetch>(read_only + i, 4 * kWidth * kUnroll);
-    for (int s = 0; s < kStreams; ++s) prefetch<kPrefetch>(at[s] + i, 4 * kWidth * kUnroll);
+  std::int64_t i = 4 * begin;
+  for (; i + kBytes * kUnroll <= 4 * end; i += kBytes * kUnroll) {
+    prefetch<kPrefetch>(read_only + i, kBytes * kUnroll);
+    for (int s = 0; s < kStreams; ++s) prefetch<kPrefetch>(at[s] + i, kBytes * kUnroll);
 #pragma GCC unroll 8
     for (int u = 0; u < kUnroll; ++u) {
-      Wide add;
-      std::memcpy(&add, read_only + i + u * kWidth, sizeof(Wide));
-      add *= factor;
+      Wide change;
+      std::memcpy(&change, read_only + i + u * kBytes, sizeof(Wide));
+      change &= mask;
 #pragma GCC unroll 8
       for (int s = 0; s < kStreams; ++s) {
-        float* const place = at[s] + i + u * kWidth;
+        std::byte* const place = at[s] + i + u * kBytes;
         Wide value;
         std::memcpy(&value, place, sizeof(Wide));
-        value += add;
+        value ^= change;
         std::memcpy(place, &value, sizeof(Wide));
       }
     }
   }
-  for (; i < end; ++i) {
-    for (int s = 0; s < kStreams; ++s) at[s][i] += read_only[i] * factor;
+  for (; i < 4 * end; ++i) {
+    const std::byte change = read_only[i] & static_cast<std::byte>(mask >> 8 * (i % 4));
+    for (int s = 0; s < kStreams; ++s) at[s][i] ^= change;
   }
 }
 
 // The levels differ only in the instructions the compiler may use for the same loop.
 template <int kStreams, int kWidth, int kUnroll, Prefetch kPrefetch>
 struct Baseline {
-  static void run(const float* r, float* const* s, std::int64_t b, std::int64_t e) {
-    move<kStreams, kWidth, kUnroll, kPrefetch>(r, s, b, e);
+  static void run(const std::byte* r, std::byte* const* s, std::int64_t b, std::int64_t e, std::uint32_t mask) {
+    move<kStreams, kWidth, kUnroll, kPrefetch>(r, s, b, e, mask);
   }
 };
 #if defined(__x86_64__)
 template <int kStreams, int kWidth, int kUnroll, Prefetch kPrefetch>
 struct Avx2 {
-  [[gnu::target("avx2")]] static void run(const float* r, float* const* s, std::int64_t b, std::int64_t e) {
-    move<kStreams, kWidth, kUnroll, kPrefetch>(r, s, b, e);
+  [[gnu::target("avx2")]] static void run(const std::byte* r, std::byte* const* s, std::int64_t b, std::int64_t e,
+                                          std::uint32_t mask) {
+    move<kStreams, kWidth, kUnroll, kPrefetch>(r, s, b, e, mask);
   }
 };
 template <int kStreams, int kWidth, int kUnroll, Prefetch kPrefetch>
 struct Avx512 {
-  [[gnu::target("avx512f")]] static void run(const float* r, float* const* s, std::int64_t b, std::int64_t e) {
-    move<kStreams, kWidth, kUnroll, kPrefetch>(r, s, b, e);
+  [[gnu::target("avx512f")]] static void run(const std::byte* r, std::byte* const* s, std::int64_t b, std::int64_t e,
+                                             std::uint32_t mask) {
+    move<kStreams, kWidth, kUnroll, kPrefetch>(r, s, b, e, mask);
   }
 };
 #endif
 
-using Loop = void (*)(const float*, float* const*, std::int64_t, std::int64_t);
+using Loop = void (*)(const std::byte*, std::byte* const*, std::int64_t, std::int64_t, std::uint32_t);
 
 template <template <int, int, int, Prefetch> class Level, int kWidth, int kUnroll, Prefetch kPrefetch>
 constexpr std::array<Loop, kMostReadWriteStreams> kLoops = {
@@ -113,7 +115,8 @@ constexpr std::array<Loop, kMostReadWriteStreams> kLoops = {
 
 template <template <int, int, int, Prefetch> class Level, int kWidth, int kUnroll, Prefetch kPrefetch,
           Schedule kSchedule>
-void run(const float* read_only, std::span<float* const> read_write, std::int64_t count, int threads) {
+void run(const std::byte* read_only, std::span<std::byte* const> read_write, std::int64_t count, std::uint32_t mask,
+         int threads) {
   const Loop loop = kLoops<Level, kWidth, kUnroll, kPrefetch>.at(read_write.size() - 1);
 #pragma omp parallel num_threads(threads)
   {
@@ -122,11 +125,11 @@ void run(const float* read_only, std::span<float* const> read_write, std::int64_
       const std::int64_t me = omp_get_thread_num();
       const std::int64_t all = omp_get_num_threads();
       loop(read_only, read_write.data(), std::min(count, blocks * me / all * kBlock),
-           std::min(count, blocks * (me + 1) / all * kBlock));
+           std::min(count, blocks * (me + 1) / all * kBlock), mask);
     } else {
 #pragma omp for schedule(static, 1)
       for (std::int64_t begin = 0; begin < count; begin += kBlock) {
-        loop(read_only, read_write.data(), begin, std::min(count, begin + kBlock));
+        loop(read_only, read_write.data(), begin, std::min(count, begin + kBlock), mask);
       }
     }
   }
@@ -156,11 +159,6 @@ void add_level(std::vector<CeilingVariant>& list, const std::string& level) {
 }
 
 // --- Arrays of any element sizes: a block of every array after the other, in one pass
-
-template <int kWidth>
-struct Words {
-  typedef std::uint32_t Type __attribute__((vector_size(kWidth * 4)));
-};
 
 // The exclusive or of the words of four bytes of a range, the last filled up with zeros.
 template <int kWidth>

@@ -15,8 +15,10 @@ namespace adamant::bench {
 // One way to move the streams.
 struct CeilingVariant {
   std::string name;
-  // Reads `count` floats of `read_only`, and reads and writes as many of each of `read_write`, leaving their values.
-  void (*run)(const float* read_only, std::span<float* const> read_write, std::int64_t count, int threads);
+  // Reads `count` words of four bytes of `read_only`, and reads and writes as many of each of `read_write`, which
+  // become `value ^ (read & mask)`: a mask of zero, which the compiler cannot know of, leaves them as they were.
+  void (*run)(const std::byte* read_only, std::span<std::byte* const> read_write, std::int64_t count,
+              std::uint32_t mask, int threads);
 };
 
 // Those that this machine can run: a sweep over vector width, unrolling, prefetches (how far ahead, into which cache,
@@ -28,8 +30,7 @@ inline constexpr int kMostReadWriteStreams = 5;
 
 // The same for arrays of any element sizes, some only read and some only written, each `count` elements long. What is
 // read and written becomes `value ^ (read & mask)`, what is only written `read & mask`: words of four bytes, `read` the
-// exclusive or of those that are only read, of a block of elements. A mask of zero, which the compiler cannot know of,
-// leaves all that is read as it was.
+// exclusive or of those that are only read, of a block of elements. A mask of zero leaves all that is read as it was.
 struct MixedCeilingVariant {
   std::string name;
   std::int64_t block;

@@ -24,6 +24,8 @@ namespace {
 
 // Clocks rise when work comes.
 constexpr double kWarmUp = 0.05;
+// No way to move the same bytes is so many times as fast as another.
+constexpr double kMuchLonger = 10;
 // So many steps are taken before anything is measured: states are neither zero nor what the first step makes of zero.
 constexpr int kStepsBefore = 2;
 // What is not ours gets so many seconds of a row, and at least a few repetitions.
@@ -37,6 +39,10 @@ constexpr std::int64_t kMostSetsOnCpu = 4096;
 constexpr std::int64_t kMostTensors = std::int64_t{1} << 18;
 // Tensors lie at multiples of so many elements, as allocators place them.
 constexpr std::int64_t kTensorAlignment = 64;
+// What a tensor takes beside its arrays, and each array that is the optimizer's: names, places in tables, what an
+// allocation is rounded up to. Measured.
+constexpr std::int64_t kTensorBytes = 2048;
+constexpr std::int64_t kArrayBytes = 512;
 // What the CPU spends on step(): so many in a sample, so that the launch queue is never full; fewer where all samples
 // would take longer than this together, and none where too few would be left.
 constexpr int kHostStepsPerBlock = 100;
@@ -56,16 +62,19 @@ struct Layout {
       elements += tensors == 1 ? one : (one + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment;
     }
     std::int64_t of_optimizer = 0;
+    std::int64_t arrays_of_optimizer = 0;
     for (const MovedArray& array : arrays) {
+      moved_bytes += count * array.element_bytes;
       set_bytes += elements * array.element_bytes;
       if (array.what == MovedArray::What::state || array.what == MovedArray::What::kept) {
         of_optimizer += elements * array.element_bytes;
+        ++arrays_of_optimizer;
       }
     }
     const std::int64_t to_outgrow = request.hot ? 0 : kCaches * cache_bytes(request.device);
     const std::int64_t most = std::min(is_on_cpu(request) ? kMostSetsOnCpu : kMostSetsOnGpu,
                                        kMostTensors / std::max<std::int64_t>(tensors, 1));
-    sets = std::clamp(to_outgrow / std::max<std::int64_t>(set_bytes, 1) + 1, std::int64_t{1},
+    sets = std::clamp(to_outgrow / std::max<std::int64_t>(moved_bytes, 1) + 1, std::int64_t{1},
                       std::max<std::int64_t>(most, 1));
     // The float32 baselines keep intermediate results there, and copies go there.
     scratch_bytes =
@@ -74,6 +83,7 @@ struct Layout {
     if (tensors > 1) bytes += sets * of_optimizer;
     if (has_remainder()) bytes += sets * elements * 2;
     bytes += sets * set_bytes + scratch_bytes;
+    if (is_on_cpu(request)) bytes += sets * tensors * (kTensorBytes + arrays_of_optimizer * kArrayBytes);
   }
   bool has_remainder() const {
     return std::any_of(arrays.begin(), arrays.end(), [](const MovedArray& array) {
@@ -85,7 +95,8 @@ struct Layout {
   std::int64_t count;                // parameters of all tensors
   std::vector<std::int64_t> places;  // the first element of each tensor
   std::int64_t elements = 0;         // of all tensors, and between them
-  std::int64_t set_bytes = 0;
+  std::int64_t moved_bytes = 0;      // of a set
+  std::int64_t set_bytes = 0;        // which it takes, with what lies between tensors
   std::int64_t sets = 0;
   std::int64_t scratch_bytes = 0;
   std::int64_t bytes = 0;
@@ -299,7 +310,7 @@ class Measurement::Implementation {
     result.moved = moved_bytes(layout_.arrays, request_.pipeline);
     result.bytes_per_parameter = result.moved.read + result.moved.written;
     result.buffer_sets = rotation_.size();
-    result.rotated_bytes = rotation_.size() * layout_.set_bytes;
+    result.rotated_bytes = rotation_.size() * layout_.moved_bytes;
     result.copy_element_bytes = layout_.arrays.front().element_bytes;
     if (!is_on_cpu(request_)) return result;
     result.threads = rotation_.first().optimizer.threads();
@@ -383,28 +394,24 @@ class Measurement::Implementation {
   }
 
   std::vector<Contender> readers() {
-    std::vector<Contender> list;
+    std::vector<std::pair<std::string, std::function<void()>>> ways;
     for (const Reader& reader : bed_->readers()) {
-      list.push_back({reader.name,
-                      [this, reader] { return sample([&] { read_gradient(reader, rotation_.next()); }, batch_); },
-                      batch_});
+      ways.emplace_back(reader.name, [this, reader] { read_gradient(reader, rotation_.next()); });
     }
-    return list;
+    return batched(ways);
   }
 
   // `reader` comes first, where there is one.
   std::vector<Contender> movers(const std::optional<Reader>& reader) {
-    std::vector<Contender> list;
+    std::vector<std::pair<std::string, std::function<void()>>> ways;
     for (const Mover& mover : bed_->movers(layout_.arrays)) {
-      const auto run = [this, mover, reader] {
+      ways.emplace_back(reader ? mover.name + " + reading: " + reader->name : mover.name, [this, mover, reader] {
         Set& set = rotation_.next();
         if (reader) read_gradient(*reader, set);
         mover.run(set.arrays, layout_.count);
-      };
-      list.push_back({reader ? mover.name + " + reading: " + reader->name : mover.name,
-                      [this, run] { return sample(run, batch_); }, batch_});
+      });
     }
-    return list;
+    return batched(ways);
   }
 
   double sample(const std::function<void()>& run, int runs) const {
@@ -413,9 +420,26 @@ class Measurement::Implementation {
     }) / runs;
   }
 
-  int batch_of(const std::function<void()>& run) const {
-    sample(run, 1);  // the first launch of a kernel loads it
-    return batch_for(sample(run, 1), bed_->shortest_sample());
+  double seconds_of(const std::function<void()>& run) const {
+    return least_of_looks([&] { return sample(run, 1); }, bed_->shortest_sample());
+  }
+
+  int batch_of(const std::function<void()>& run) const { return batch_for(seconds_of(run), bed_->shortest_sample()); }
+
+  // Ways to do the same, with a batch for each. Where one is long enough for any of them the others are not looked at.
+  std::vector<Contender> batched(const std::vector<std::pair<std::string, std::function<void()>>>& ways) const {
+    std::vector<Contender> list;
+    bool takes_long = false;
+    for (const auto& [name, run] : ways) {
+      int runs = 1;
+      if (!takes_long) {
+        const double once = seconds_of(run);
+        runs = batch_for(once, bed_->shortest_sample());
+        takes_long = once > kMuchLonger * bed_->shortest_sample();
+      }
+      list.push_back({name, [this, run = run, runs] { return sample(run, runs); }, runs});
+    }
+    return list;
   }
 
   void warm_up() {
@@ -460,7 +484,7 @@ class Measurement::Implementation {
   host::DeviceMemory memory_;
   std::shared_ptr<std::byte> scratch_;
   Rotation rotation_;
-  int batch_ = 1;
+  int batch_ = 1;  // of the step
   std::string no_baselines_;
   std::vector<BaselineTimes> baselines_;
   std::vector<std::pair<Baseline, double>> agreeing_;  // and the seconds of its first step

@@ -10,6 +10,7 @@ namespace {
 constexpr int kLooks = 3;
 constexpr std::size_t kFinalists = 5;
 constexpr int kLargestBatch = 10000;
+constexpr double kMany = 10;     // nothing that comes between lasts as long
 constexpr double kVeryLong = 3;  // seconds for a look at all
 
 double quantile(std::vector<double> values, double q) {
@@ -36,6 +37,15 @@ double ratio(const Times& left, const Times& right) {
 
 int batch_for(double once, double shortest) {
   return static_cast<int>(std::clamp(std::ceil(shortest / std::max(once, 1e-9)), 1.0, double{kLargestBatch}));
+}
+
+double least_of_looks(const std::function<double()>& look, double shortest) {
+  double least = look();
+  for (int more = 1; more < kLooks; ++more) {
+    least = std::min(least, look());
+    if (least > kMany * shortest) break;
+  }
+  return least;
 }
 
 int repetitions_for(double sample_seconds, double budget) {

@@ -36,6 +36,10 @@ using StopAsked = std::function<bool()>;         // whether to take no further s
 // How many runs of `once` seconds make a sample of at least `shortest`.
 int batch_for(double once, double shortest);
 
+// The shortest of a few looks at what a batch is to be made of: whatever else the machine does falls on a single one.
+// What takes many times `shortest` is looked at twice, for the first look loads what it needs.
+double least_of_looks(const std::function<double()>& look, double shortest);
+
 // How many samples of that many seconds a contender gets that is to take no more than `budget` seconds of all, at least
 // kFewestRepetitions.
 inline constexpr int kFewestRepetitions = 3;
