@@ -42,6 +42,7 @@ constexpr std::string_view kFrozen = "adamant.frozen.";
 constexpr std::string_view kDigest = "adamant.xxh3.";
 constexpr std::string_view kHeaderDigest = "adamant.header.xxh3";
 constexpr std::string_view kIdentity = "adamant.identity.";
+constexpr std::string_view kNextIdentity = "adamant.next_identity";
 constexpr std::string_view kSeed = "adamant.seed";
 constexpr std::string_view kLossScale = "adamant.loss_scale";
 constexpr std::string_view kGoodSteps = "adamant.good_steps";
@@ -130,6 +131,7 @@ Metadata describe(const OptimizerView& optimizer, SaveOptions what) {
     set(key(kFrozen, tensor.name), flag(tensor.frozen));
     set(key(kIdentity, tensor.name), to_text(tensor.identity));
   }
+  set(std::string(kNextIdentity), to_text(optimizer.next_identity));
   set(std::string(kSeed), to_text(optimizer.seed));
   if (optimizer.has_loss_scale) {
     set(std::string(kLossScale), hexadecimal_text(static_cast<double>(optimizer.report.loss_scale)));
@@ -244,6 +246,7 @@ class Reader {
   std::vector<Method> groups;
   std::vector<LoadedTensor> tensors;
   std::optional<std::uint64_t> seed;
+  std::uint32_t next_identity = 0;
   std::optional<StepReport> report;
 
   // A file of save().
@@ -379,6 +382,10 @@ class Reader {
       seed = from_text<std::uint64_t>(*text);
       if (!seed)
         differences_.add("the file's " + in_quotes(kSeed) + " is " + in_quotes(*text) + "; allowed: 0 to 2^64 - 1");
+    }
+    if (file_.metadata().contains(kNextIdentity)) {  // earlier files of this format have none
+      const auto next = number(std::string(kNextIdentity), std::numeric_limits<std::uint32_t>::max());
+      next_identity = static_cast<std::uint32_t>(next.value_or(0));
     }
     if (!file_.metadata().contains(kLossScale)) return;
     const std::string* text = value(std::string(kLossScale));
@@ -754,7 +761,8 @@ LoadedCheckpoint read_checkpoint(const std::filesystem::path& path, const Optimi
     reader.read_foreign();
   }
   // Entries keep their places when a File is moved.
-  return {std::move(file), std::move(reader.groups), std::move(reader.tensors), reader.seed, reader.report};
+  return {std::move(file), std::move(reader.groups), std::move(reader.tensors),
+          reader.seed,     reader.next_identity,     reader.report};
 }
 
 std::vector<std::uint32_t> identities_after(const LoadedCheckpoint& file, const OptimizerView& optimizer) {
@@ -769,7 +777,7 @@ std::vector<std::uint32_t> identities_after(const LoadedCheckpoint& file, const 
   taken = of_file;
   for (const TensorView& tensor : optimizer.tensors) taken.insert(tensor.identity);
   // A new one, above the others as long as there is one above: a file may have any.
-  std::uint32_t next = 0;
+  std::uint32_t next = std::max(file.next_identity, optimizer.next_identity);
   for (const std::uint32_t identity : taken) next = std::max(next, identity + 1);
   const auto free_identity = [&] {
     while (next > kLargestIdentity || taken.contains(next)) next = next > kLargestIdentity ? 0 : next + 1;

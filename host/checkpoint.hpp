@@ -55,6 +55,7 @@ struct OptimizerView {
   std::span<const std::string> state_names;  // one a slot
   std::vector<TensorView> tensors;
   std::uint64_t seed = 0;
+  std::uint32_t next_identity = 0;  // of a tensor that is added next: above all there have been
   bool has_loss_scale = false;
   StepReport report{};
 };
@@ -89,6 +90,7 @@ struct LoadedCheckpoint {
   std::vector<Method> groups;  // empty for a file of PyTorch's, which says nothing of options
   std::vector<LoadedTensor> tensors;
   std::optional<std::uint64_t> seed;
+  std::uint32_t next_identity = 0;   // 0 where the file does not say
   std::optional<StepReport> report;  // with a loss scale
 };
 

@@ -155,6 +155,7 @@ struct Optimizer::Impl {
                             .state_names = state_names,
                             .tensors = {},
                             .seed = control.seed,
+                            .next_identity = next_identity,
                             .has_loss_scale = control.loss_scale.has_value(),
                             .report = backend->read_report(stream)};
     all.tensors.reserve(tensors.size());
@@ -364,7 +365,7 @@ struct Optimizer::Impl {
       Record& tensor = *what.records[i].second;
       prepared = prepared && tensor.identity == identities[i];
       tensor.identity = identities[i];
-      next_identity = std::max(next_identity, identities[i] + 1);
+      next_identity = std::max({next_identity, what.file.next_identity, identities[i] + 1});
     }
     if (what.file.groups.empty()) return;
     for (const host::LoadedTensor& loaded : what.file.tensors) {

@@ -162,7 +162,7 @@ Result<Real> Textbook<Real>::rmsprop(Real x, const Real* state, Real g) const {
     result.state[next] = a;
     result.state_magnitude[next] = gamma * std::fabs(state[next]) + (1 - gamma) * decayed_magnitude;
     variance = s - a * a;
-    result.cancels = variance < s / 2;
+    result.cancels = variance < 3 * s / 4;
     if (variance < 0) variance = 0;
   }
   const Real root = letters_.outside_root ? std::sqrt(variance) + epsilon : std::sqrt(variance + epsilon);

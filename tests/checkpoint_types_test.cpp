@@ -516,6 +516,7 @@ TEST_F(KeysOfASecondFormat, are_these) {
   EXPECT_EQ(metadata.at("adamant.seed"), "18446744073709551615");
   EXPECT_EQ(metadata.at("adamant.identity.a"), "0");
   EXPECT_EQ(metadata.at("adamant.identity.b"), "1");
+  EXPECT_EQ(metadata.at("adamant.next_identity"), "2");
   EXPECT_EQ(metadata.at("adamant.loss_scale"), "0x1p+12");
   EXPECT_EQ(metadata.at("adamant.good_steps"), "1");
   EXPECT_EQ(metadata.at("adamant.skipped_steps"), "0");
@@ -542,6 +543,8 @@ TEST_F(KeysOfASecondFormat, are_refused_by_name_where_they_are_missing_or_out_of
   refused("adamant.identity.b", "-1", "allowed: 0 to 4294967294");
   refused("adamant.identity.b", "4294967295", "allowed: 0 to 4294967294");
   refused("adamant.identity.b", "remove", "no \"adamant.identity.b\"");
+  refused("adamant.next_identity", "-1", "allowed: 0 to 4294967295");
+  refused("adamant.next_identity", "4294967296", "allowed: 0 to 4294967295");
   for (const std::string value :
        {"nan", "0xnan", "inf", "0xinf", "-0x1p+0", "0x1p+128", "65536", "", "0x", "0x1p+0 "}) {
     refused("adamant.loss_scale", value, "\"adamant.loss_scale\" is \"" + value + "\"; allowed: hexadecimal floats");

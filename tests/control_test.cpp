@@ -446,8 +446,9 @@ TEST(Skipped, steps_are_those_with_a_scale_in_memory_that_is_not_positive_and_fi
   ControlModel model(Adam{}, Device::cpu(), mixed(kFewCounts));
   model.optimizer.set_control({.gradient_scale_pointer = &scale, .non_finite = NonFinite::skip});
   const std::string before = model.everything();
-  for (const float bad : {0.0F, -0.0F, -1.0F, std::numeric_limits<float>::infinity(),
-                          -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+  for (const float bad :
+       {0.0F, -0.0F, -1.0F, std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
+        std::numeric_limits<float>::quiet_NaN(), 1e-40F /* its inverse is no float32 */}) {
     scale = bad;
     model.optimizer.step();
     EXPECT_EQ(model.optimizer.report().skipped, 1) << bad;
@@ -456,7 +457,30 @@ TEST(Skipped, steps_are_those_with_a_scale_in_memory_that_is_not_positive_and_fi
   scale = std::numeric_limits<float>::max();
   model.optimizer.step();
   EXPECT_EQ(model.optimizer.report().skipped, 0);
-  EXPECT_EQ(model.optimizer.report().skipped_steps, 6);
+  EXPECT_EQ(model.optimizer.report().skipped_steps, 7);
+}
+
+// By the flag or by the norm, and gradients are clipped beside a flag too.
+TEST(Skipped, steps_are_those_with_a_flag_or_an_infinite_gradient_where_both_are_looked_at) {
+  for (const bool clips : {true, false}) {
+    for (const float flag : {0.0F, 1.0F}) {
+      for (const bool infinite : {false, true}) {
+        SCOPED_TRACE(testing::Message() << clips << ", " << flag << ", " << infinite);
+        std::vector<float> parameter{1, 2};
+        const std::vector<float> gradient{3, infinite ? std::numeric_limits<float>::infinity() : 4};
+        Optimizer optimizer(GradientDescent{.learning_rate = 1});
+        optimizer.add({.name = "x", .parameter = parameter, .gradient = gradient});
+        StepControl control{.found_non_finite = &flag, .non_finite = NonFinite::skip, .measure_norm = !clips};
+        if (clips) control.clip_norm = 2.5;  // half of what there is
+        optimizer.set_control(control);
+        optimizer.step();
+        const bool skips = flag != 0 || infinite;
+        EXPECT_EQ(optimizer.report().skipped, skips ? 1 : 0);
+        EXPECT_NEAR(parameter[0], skips ? 1 : clips ? -0.5 : -2, 1e-6);
+        EXPECT_NEAR(parameter[1], skips ? 2 : clips ? 0 : -2, 1e-6);
+      }
+    }
+  }
 }
 
 // --- The loss scale
@@ -512,6 +536,15 @@ TEST(LossScales, go_the_way_of_PyTorchs_GradScaler) {
       ASSERT_EQ(report.skipped, bad ? 1 : 0);
     }
   }
+}
+
+TEST(LossScales, stay_as_they_are_in_steps_of_no_tensor) {
+  ControlModel model(Adam{}, Device::cpu(), mixed(kFewCounts));
+  model.optimizer.set_control({.loss_scale = LossScale{.growth_interval = 1}});
+  for (const TensorId tensor : model.optimizer.tensors()) model.optimizer.freeze(tensor);
+  const std::string before = text_of(model.optimizer.report());
+  model.optimizer.step();
+  EXPECT_EQ(text_of(model.optimizer.report()), before);
 }
 
 TEST(LossScales, heed_the_users_flag_as_well) {
@@ -594,6 +627,7 @@ TEST(BadControl, is_refused_by_name_and_changes_nothing) {
       // Its inverse is 0 as a float32: gradients would vanish.
       {{.gradient_scale = 1e60}, "gradient_scale: 1e+60; allowed: "},
       {{.gradient_scale = 1e-60}, "gradient_scale: 1e-60; allowed: "},
+      {{.clip_value = 1e-60}, "clip_value: 1e-60; allowed: "},
       {{.loss_scale = LossScale{.growth = 1}}, "loss_scale.growth: "},
       {{.loss_scale = LossScale{.backoff = 1}}, "loss_scale.backoff: "},
       {{.loss_scale = LossScale{.growth_interval = 0}}, "loss_scale.growth_interval: "},

@@ -366,7 +366,6 @@ TEST(MethodTable, defaults_are_the_textbook_s) {
   }
 }
 
-// Rounding can leave s a little below a a; here it is put there by hand.
 // What a checkpoint holds of an option is to be read back, whatever option was accepted.
 TEST(MethodText, numbers_in_hexadecimal_are_read_with_a_sign_before_them) {
   for (const double value : {0.0, -0.0, 0x1p-1074, 0x1.fffffep127, 0.1}) {
@@ -381,6 +380,7 @@ TEST(MethodText, numbers_in_hexadecimal_are_read_with_a_sign_before_them) {
   }
 }
 
+// Rounding can leave s a little below a a; here it is put there by hand.
 TEST(CenteredRMSProp, clamps_a_negative_variance_at_zero_where_pytorch_makes_a_nan) {
   for (const char* placement : {"inside_root", "outside_root"}) {
     for (const char* momentum : {"0", "0.5"}) {

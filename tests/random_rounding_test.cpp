@@ -335,7 +335,7 @@ TEST(RandomRounding, follows_a_tensor_through_a_checkpoint_in_whatever_order_it_
   BetweenNumbers second(0, {"c", "new", "a", "b"}, kCount);
   second.optimizer.load(folder.file("all"), {.allow_missing = true});
   EXPECT_EQ(second.optimizer.control().seed, 9U);
-  first.add("new");  // the identity that comes next in both
+  first.add("new");
   for (int t = 0; t < 3; ++t) {
     first.step();
     second.step();
@@ -346,6 +346,30 @@ TEST(RandomRounding, follows_a_tensor_through_a_checkpoint_in_whatever_order_it_
     }
     // What the file does not have shares bits with none of those that it has.
     for (const std::size_t other : {0, 2, 3}) ASSERT_NE(second.ups(1, 0), second.ups(other, 0));
+  }
+}
+
+// As it would have without the checkpoint: neither those of a tensor that is there nor of one that was.
+TEST(RandomRounding, of_a_tensor_that_is_added_after_a_load_takes_the_bits_that_come_next) {
+  constexpr std::int64_t kCount = 700;
+  const Folder folder;
+  BetweenNumbers unbroken(9, {"a", "b"}, kCount);
+  BetweenNumbers removed(9, {"a", "b"}, kCount);
+  unbroken.step();
+  unbroken.optimizer.remove(unbroken.ids[1]);
+  unbroken.ids.pop_back();
+  unbroken.optimizer.save(folder.file("without_b"));
+  BetweenNumbers loaded(0, {"a"}, kCount);
+  loaded.optimizer.load(folder.file("without_b"));
+  unbroken.parameters.pop_back();
+  for (BetweenNumbers* run : {&unbroken, &loaded}) run->add("c");
+  for (int t = 0; t < 3; ++t) {
+    for (BetweenNumbers* run : {&unbroken, &loaded, &removed}) run->step();
+    for (const int array : {0, 1}) {
+      for (const std::size_t tensor : {0, 1}) ASSERT_EQ(loaded.ups(tensor, array), unbroken.ups(tensor, array));
+      ASSERT_NE(loaded.ups(1, array), loaded.ups(0, array));
+      ASSERT_NE(loaded.ups(1, array), removed.ups(1, array)) << "those of b in the same steps";
+    }
   }
 }
 

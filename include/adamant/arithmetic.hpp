@@ -56,7 +56,7 @@ struct Squaring {
 /// The complement is carried along as 1 - ab = (1-a) + a(1-b), a sum of non-negative terms: at beta = 0.9999 and t = 1
 /// a subtraction from 1 would have lost four digits, this loses none. Squaring doubles a power's relative error, so as
 /// long as the complement is the smaller of the two the power is taken from it: then the complement errs by at most
-/// 4 * 2^-53 of itself for the usual decays, and 16 * 2^-53 for any, where it would err by some t * 2^-53.
+/// 5 * 2^-53 of itself for the usual decays, and 16 * 2^-53 for any, where it would err by some t * 2^-53.
 ADAMANT_HOST_DEVICE DecayPower decay_power(double beta, std::int64_t t) {
   detail::Squaring squaring(beta);
   for (std::int64_t bits = t; bits > 0; bits >>= 1) squaring.next((bits & 1) != 0);

@@ -1,5 +1,6 @@
 # Builds this project, which installs nothing of adamant unless it asks to.
 include("${CMAKE_CURRENT_LIST_DIR}/../steps.cmake")
+set(CUDA_OPTIONS ${CUDA_OPTIONS} -DADAMANT_WERROR=OFF)  # as in anybody's project: no warnings are asked for
 configure("${CMAKE_CURRENT_LIST_DIR}" "${HERE}" -DBUILD_SHARED_LIBS=OFF -DMARCH_NATIVE=${MARCH_NATIVE}
   ${CUDA_OPTIONS} -DENABLES_CUDA=${HAVE_CUDA}
   -DOWN_CUDA_ARCHITECTURE=${CUDA_ARCHITECTURE}-real -DCMAKE_CUDA_COMPILER_LAUNCHER=)  # a cache would leave no PTX
