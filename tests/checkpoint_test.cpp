@@ -250,7 +250,8 @@ TEST_F(Checkpoint, is_plain_safetensors_with_states_under_the_names_of_pytorch_a
   for (const auto& entry : file.entries()) {
     EXPECT_EQ(value("adamant.xxh3." + entry.name), xxh3_text(entry.data)) << entry.name;
   }
-  EXPECT_EQ(metadata.size(), 7 + 2 * options(Adam{}).size() + 4 * 5 + 15 + 1);
+  EXPECT_EQ(value("adamant.next_identity"), "5");
+  EXPECT_EQ(metadata.size(), 8 + 2 * options(Adam{}).size() + 4 * 5 + 15 + 1);
 }
 
 // Arrays are read in pieces: two whole ones here and a part of one, of which no two are alike.

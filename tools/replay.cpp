@@ -56,7 +56,7 @@ std::vector<double> read_doubles(const st::File& file, const std::string& name, 
   std::vector<std::string_view> names;
   for (const DataType type : allowed) {
     if (entry.type == host::file_type(type)) return widened(entry.data, type);
-    names.push_back(st::type_name(file_type(type)));
+    names.push_back(st::type_name(host::file_type(type)));
   }
   const std::string last(names.back());
   names.pop_back();
@@ -188,7 +188,7 @@ std::vector<double> picked(const std::vector<double>& values, const std::vector<
 void add_entry(std::vector<st::Entry>& entries, std::vector<std::vector<std::byte>>& storage, const std::string& name,
                DataType type, const std::vector<double>& values) {
   storage.push_back(rounded(values, type));  // they are of that type, so that nothing is rounded
-  entries.push_back({name, file_type(type), {static_cast<std::int64_t>(values.size())}, storage.back()});
+  entries.push_back({name, host::file_type(type), {static_cast<std::int64_t>(values.size())}, storage.back()});
 }
 
 struct ReplayOptions : RunOptions {
