@@ -33,9 +33,8 @@ struct Result {
   Real state[kMostStates];
   Real update_magnitude;
   Real state_magnitude[kMostStates];
-  // No bound holds: centered RMSProp's variance is less than three quarters of s; or, in Adam, more
-  // than half of the gradient and its weight decay cancel, whose difference may be most of s and beside which m may be
-  // large.
+  // No bound holds: centered RMSProp's variance is less than three quarters of s; or, in Adam, more than half of the
+  // gradient and its weight decay cancel, whose difference may be most of s and beside which m may be large.
   bool cancels;
 };
 
