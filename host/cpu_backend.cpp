@@ -37,6 +37,9 @@ constexpr std::size_t kHugePage = std::size_t{1} << 21;
 constexpr std::int64_t kWorthThreads = std::int64_t{1} << 15;
 // What it costs to begin a tile, in elements.
 constexpr std::int64_t kTileCost = 64;
+// A step of so many elements leaves nothing in the caches of its first when it ends: writing past them costs the next
+// reader nothing.
+constexpr std::int64_t kPastCaches = std::int64_t{1} << 24;
 // Memory is cleared in pieces of this size, one thread a piece.
 constexpr std::int64_t kClearPiece = std::int64_t{1} << 20;
 
@@ -273,7 +276,8 @@ class CpuBackend final : public kernels::Backend {
               .decision = decision_,
               .gradient_sign = gradient_sign(options_[static_cast<std::size_t>(row.group)]),
               .random = {control_.seed, static_cast<std::uint32_t>(steps_of(row) + 1), row.identity},
-              .prefetches = updates_.prefetches});
+              .prefetches = updates_.prefetches,
+              .past_caches = elements_ >= kPastCaches});
   }
 
   const int rule_;

@@ -18,7 +18,8 @@ struct TileConditions {
   const kernels::Decision& decision;
   double gradient_sign;
   kernels::RandomKey random;
-  bool prefetches;  // see UpdateTable
+  bool prefetches;   // see UpdateTable
+  bool past_caches;  // whether arrays that are only written are written past the caches
 };
 
 // Updates elements [first, first + count) of a tensor.

@@ -8,6 +8,10 @@
 #error "define ADAMANT_SIMD_LEVEL and include this file from one .cpp per level"
 #endif
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include <type_traits>
 
 #include "host/cpu_update.hpp"
@@ -76,6 +80,27 @@ template <std::int64_t kAhead, typename Type>
   }
 }
 
+// Writes memory without reading its lines first, past the caches; other threads may read it after fence(). Both begin
+// at multiples of 16 bytes. Of a bfloat16 parameter beside a float32 master it saves 2 bytes of 30: 2 to 6 percent of
+// Adam's time, where two threads of an AMD EPYC take five sixths of that time to compute.
+#if defined(__SSE2__)
+constexpr bool kWritesPastCaches = true;
+template <std::int64_t kCount, typename Type>
+[[gnu::always_inline]] inline void write_past_caches(Type* array, const Type* values) {
+  constexpr std::int64_t kVector = sizeof(__m128i) / sizeof(Type);
+  static_assert(kCount % kVector == 0);
+  for (std::int64_t i = 0; i < kCount; i += kVector) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(array + i), *reinterpret_cast<const __m128i*>(values + i));
+  }
+}
+[[gnu::always_inline]] inline void fence() { _mm_sfence(); }
+#else
+constexpr bool kWritesPastCaches = false;
+template <std::int64_t kCount, typename Type>
+[[gnu::always_inline]] inline void write_past_caches(Type* /*array*/, const Type* /*values*/) {}
+[[gnu::always_inline]] inline void fence() {}
+#endif
+
 // Packing float16, states of 16 bits and random bits takes longer than memory does: there passes only make it longer.
 template <typename Storage>
 constexpr bool kWaitsForMemory = !Storage::Master::kIsRandom && !std::is_same_v<typename Storage::Parameter, float16> &&
@@ -90,11 +115,12 @@ void update_streams(const typename Rule::template Step<typename Storage::Real> s
                     const typename Storage::Gradient* __restrict gradient, typename Storage::Kept* __restrict kept,
                     typename Storage::State* __restrict state0, typename Storage::State* __restrict state1,
                     typename Storage::State* __restrict state2, typename Storage::State* __restrict state3,
-                    const RandomBits* __restrict random, const bool prefetches) {
+                    const RandomBits* __restrict random, const bool prefetches, const bool past_caches) {
   using Real = typename Storage::Real;
   using Master = typename Storage::Master;
   static_assert(kernels::kMaxSlots == 4);
-  const auto update_element = [&](std::int64_t i) __attribute__((always_inline)) {
+  const auto update_element = [&](std::int64_t i, typename Storage::Parameter & written)
+      __attribute__((always_inline)) {
     typename Storage::Parameter x{};
     typename Storage::Kept k{};
     if constexpr (Master::kReadsParameter) x = parameter[i];
@@ -114,7 +140,7 @@ void update_streams(const typename Rule::template Step<typename Storage::Real> s
       return Storage::narrowed_state(element.state[slot], random_of(Storage::kRandomStates ? 1 + slot : 0));
     };
     Master::split(element.parameter, random_of(0), x, k);
-    parameter[i] = x;
+    written = x;
     if constexpr (Master::kKeeps) kept[i] = k;
     if constexpr (Rule::kSlots > 0) state0[i] = narrowed(0);
     if constexpr (Rule::kSlots > 1) state1[i] = narrowed(1);
@@ -125,28 +151,47 @@ void update_streams(const typename Rule::template Step<typename Storage::Real> s
   if constexpr (kWaitsForMemory<Storage>) {
     constexpr std::int64_t kAtOnce = kVectorsAtOnce * kVectorBytes / static_cast<std::int64_t>(sizeof(Real));
     constexpr std::int64_t kAhead = kPrefetchAhead[Rule::kSlots];
-    const auto update_passes = [&](auto asks) __attribute__((always_inline)) {
+    // Loops of their own for each way: a branch in one cost gradient descent four percent.
+    const auto update_passes = [&](auto asks, auto passes_caches) __attribute__((always_inline)) {
       for (; count - done >= kAtOnce; done += kAtOnce) {
         if constexpr (asks.value) {
           ask_ahead<kAhead>(gradient + done, kAtOnce);
-          ask_ahead<kAhead>(parameter + done, kAtOnce);
+          if constexpr (!passes_caches.value) ask_ahead<kAhead>(parameter + done, kAtOnce);
           if constexpr (Master::kKeeps) ask_ahead<kAhead>(kept + done, kAtOnce);
           if constexpr (Rule::kSlots > 0) ask_ahead<kAhead>(state0 + done, kAtOnce);
           if constexpr (Rule::kSlots > 1) ask_ahead<kAhead>(state1 + done, kAtOnce);
           if constexpr (Rule::kSlots > 2) ask_ahead<kAhead>(state2 + done, kAtOnce);
           if constexpr (Rule::kSlots > 3) ask_ahead<kAhead>(state3 + done, kAtOnce);
         }
-        for (std::int64_t i = done; i < done + kAtOnce; ++i) update_element(i);
+        if constexpr (passes_caches.value) {
+          alignas(kCacheLine) typename Storage::Parameter values[kAtOnce];
+          for (std::int64_t i = done; i < done + kAtOnce; ++i) update_element(i, values[i - done]);
+          write_past_caches<kAtOnce>(parameter + done, values);
+        } else {
+          for (std::int64_t i = done; i < done + kAtOnce; ++i) update_element(i, parameter[i]);
+        }
       }
     };
-    // Two loops: a branch in one cost gradient descent four percent.
-    if (prefetches && kAhead > 0) {
-      update_passes(std::bool_constant<(kAhead > 0)>{});
+    const auto update_passes_by = [&](auto passes_caches) __attribute__((always_inline)) {
+      if (prefetches && kAhead > 0) {
+        update_passes(std::bool_constant<(kAhead > 0)>{}, passes_caches);
+      } else {
+        update_passes(std::false_type{}, passes_caches);
+      }
+    };
+    constexpr bool kMayPass = kWritesPastCaches && !Master::kReadsParameter;
+    if (kMayPass && past_caches) {
+      while (done < count && reinterpret_cast<std::uintptr_t>(parameter + done) % kCacheLine != 0) {
+        update_element(done, parameter[done]);
+        ++done;
+      }
+      update_passes_by(std::bool_constant<kMayPass>{});
+      fence();
     } else {
-      update_passes(std::false_type{});
+      update_passes_by(std::false_type{});
     }
   }
-  for (std::int64_t i = done; i < count; ++i) update_element(i);
+  for (std::int64_t i = done; i < count; ++i) update_element(i, parameter[i]);
 }
 
 template <typename Rule, typename Storage>
@@ -169,7 +214,7 @@ void update(const kernels::TensorRow& row, std::int64_t first, std::int64_t coun
     update_streams<Rule, Storage>(step, gradients, there,
                                   static_cast<typename Storage::Parameter*>(row.parameter) + from,
                                   static_cast<const typename Storage::Gradient*>(row.gradient) + from, kept, slot(0),
-                                  slot(1), slot(2), slot(3), random, conditions.prefetches);
+                                  slot(1), slot(2), slot(3), random, conditions.prefetches, conditions.past_caches);
   };
   if constexpr (Storage::Master::kIsRandom) {
     constexpr int kArrays = Storage::kRandomStates ? 1 + Rule::kSlots : 1;

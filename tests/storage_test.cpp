@@ -389,7 +389,7 @@ TEST_P(EveryStorage, has_the_same_bits_at_every_simd_level_thread_count_tile_and
 }
 
 // What the processors of this machine choose is run by all other tests; here both ways are, on any machine.
-TEST_P(EveryStorage, has_the_same_bits_whether_or_not_the_loops_ask_memory_ahead) {
+TEST_P(EveryStorage, has_the_same_bits_whether_or_not_the_loops_ask_memory_ahead_and_write_past_the_caches) {
   constexpr std::int64_t kFirst = 64;
   constexpr std::int64_t kSize = kFirst + 4096 + 9;  // all of which is compared, whatever part of it is updated
   with([&]<typename Storage>(std::type_identity<Storage>) {
@@ -410,8 +410,13 @@ TEST_P(EveryStorage, has_the_same_bits_whether_or_not_the_loops_ask_memory_ahead
       const kernels::Scalars scalars = host::scalars_at_step(rule, GetParam(), method, 7);
       const kernels::Decision decision{.gradient_factor = 0.75, .clip_value = 2.0, .skip = false};
       const auto slots = static_cast<int>(state_names(method).size());
-      const auto after = [&](const host::UpdateTable& table, bool prefetches, std::int64_t count) {
-        const Fenced<typename Storage::Parameter> parameter(parameters, 3);
+      struct Way {
+        bool prefetches;
+        bool past_caches;
+        std::int64_t offset;  // of the parameter, from a line of memory
+      };
+      const auto after = [&](const host::UpdateTable& table, const Way& way, std::int64_t count) {
+        const Fenced<typename Storage::Parameter> parameter(parameters, way.offset);
         const Fenced<typename Storage::Gradient> gradient(gradients, 5);
         const Fenced<typename Storage::Kept> kept(kSize, 1);
         std::vector<Fenced<State>> states;
@@ -431,7 +436,8 @@ TEST_P(EveryStorage, has_the_same_bits_whether_or_not_the_loops_ask_memory_ahead
                                .decision = decision,
                                .gradient_sign = -1.0,
                                .random = {{{17, 4}}, 7, 5},
-                               .prefetches = prefetches});
+                               .prefetches = way.prefetches,
+                               .past_caches = way.past_caches});
         std::vector<std::string> all;
         const auto append = [&](const auto& array) {
           EXPECT_TRUE(array.zones_untouched());
@@ -445,10 +451,14 @@ TEST_P(EveryStorage, has_the_same_bits_whether_or_not_the_loops_ask_memory_ahead
       };
       for (const host::UpdateTable& table : host::update_tables()) {
         for (const std::int64_t count : {0, 1, 31, 32, 33, 63, 64, 65, 128, 229, 4096}) {
-          const auto without = after(table, false, count);
-          ASSERT_EQ(without, after(table, true, count)) << c.name << ", " << name(table.level) << ", " << count;
+          const auto without = after(table, {false, false, 3}, count);
+          for (const Way& way : {Way{true, false, 3}, Way{false, true, 3}, Way{true, true, 0}}) {
+            ASSERT_EQ(without, after(table, way, count))
+                << c.name << ", " << name(table.level) << ", " << count << ", asks ahead: " << way.prefetches
+                << ", writes past caches: " << way.past_caches << ", offset " << way.offset;
+          }
           if (count == 4096) {
-            ASSERT_NE(without, after(table, true, 0)) << "a step that moves nothing";
+            ASSERT_NE(without, after(table, {true, true, 3}, 0)) << "a step that moves nothing";
           }
         }
       }
@@ -484,7 +494,8 @@ TEST(Trap01Indexing, loops_of_every_simd_level_find_elements_across_2_to_the_31_
                              .decision = decision,
                              .gradient_sign = 1.0,
                              .random = {{{1, 2}}, 3, 4},
-                             .prefetches = table.prefetches});
+                             .prefetches = table.prefetches,
+                             .past_caches = false});
       std::vector<std::vector<float>> all;
       for (const Reserved<float>& array : arrays) all.emplace_back(array.data() + first, array.data() + first + kCount);
       return all;

@@ -285,5 +285,21 @@ TEST(Instructions, ask_memory_ahead_for_every_line_where_that_was_seen_to_help) 
   }
 }
 
+// What is only written and takes no longer to round than memory takes: a bfloat16 beside its float32 master.
+TEST(Instructions, write_past_the_caches_what_is_only_written) {
+  if (const std::string why = not_optimised_for_x86(); !why.empty()) GTEST_SKIP() << why;
+  for (const auto& [level, object] : update_objects()) {
+    std::size_t loops = 0;
+    for (const auto& [function, instructions] : disassembly(object)) {
+      if (function.find("::update<") == std::string::npos) continue;
+      const bool is_only_written = function.find("Storage<adamant::bfloat16, ") != std::string::npos &&
+                                   function.find("FloatMaster") != std::string::npos;
+      if (is_only_written) ++loops;
+      EXPECT_EQ(any(instructions, std::regex("^v?movnt")), is_only_written) << object << ": " << function;
+    }
+    EXPECT_EQ(loops, 2 * kernels::Rules::kSize) << object;  // gradients of 16 bits and of 32
+  }
+}
+
 }  // namespace
 }  // namespace adamant::test
