@@ -296,6 +296,75 @@ TEST_P(HostEnvironment, changes_no_byte_of_a_checkpoint_and_nothing_that_is_load
   }
 }
 
+// Float32 masters that are made of parameters of 16 bits, and what load() makes of numbers of another type.
+TEST_P(HostEnvironment, changes_no_bit_of_a_master_that_is_made_nor_of_a_type_that_is_changed) {
+  const Folder folder;
+  const std::filesystem::path file = folder / "float32";
+  constexpr std::int64_t kHalves = std::int64_t{1} << 16;  // every float16
+  std::vector<float> values = mixed_values<float>(kHalves, 2);
+  const std::vector<float> gradient(kHalves);
+  Optimizer source{GradientDescent{}};
+  source.add({.name = "x", .parameter = {values.data(), kHalves}, .gradient = {gradient.data(), kHalves}});
+  source.save(file);
+
+  struct Made {
+    std::vector<float> masters;
+    std::vector<std::uint16_t> narrowed;  // to float16, and then to bfloat16
+    std::vector<std::uint64_t> widened;
+  };
+  const auto made = [&](const Environment& environment) {
+    std::vector<float16> halves(kHalves);
+    for (std::size_t i = 0; i < halves.size(); ++i) halves[i].bits = static_cast<std::uint16_t>(i);
+    std::vector<double> doubles(kHalves);
+    const std::vector<double> gradient_of_doubles(kHalves);
+    Optimizer of_halves{GradientDescent{}};
+    const TensorId id = of_halves.add({.name = "x",
+                                       .parameter = {halves.data(), kHalves},
+                                       .gradient = {gradient.data(), kHalves},
+                                       .master = Master::float32});
+    std::vector<bfloat16> uppers(kHalves);
+    Optimizer of_uppers{GradientDescent{}};
+    of_uppers.add({.name = "x",
+                   .parameter = {uppers.data(), kHalves},
+                   .gradient = {gradient.data(), kHalves},
+                   .master = Master::float32});
+    Optimizer of_doubles{GradientDescent{}};
+    of_doubles.add(
+        {.name = "x", .parameter = {doubles.data(), kHalves}, .gradient = {gradient_of_doubles.data(), kHalves}});
+    Made result;
+    const LoadOptions allowed{.change_types = {"x"}};
+    {
+      const Entered entered(environment);
+      of_halves.prepare();
+      const auto* const masters = static_cast<const float*>(of_halves.state(id, "master").data());
+      result.masters.assign(masters, masters + kHalves);
+      of_halves.load(file, allowed);
+      of_uppers.load(file, allowed);
+      of_doubles.load(file, allowed);
+    }
+    for (const float16 half : halves) result.narrowed.push_back(half.bits);
+    for (const bfloat16 upper : uppers) result.narrowed.push_back(upper.bits);
+    for (const double wide : doubles) result.widened.push_back(std::bit_cast<std::uint64_t>(wide));
+    return result;
+  };
+  const Made expected = made(environments().front());
+  const Made actual = made(GetParam());
+  EXPECT_TRUE(same_bits(actual.masters, expected.masters));
+  EXPECT_EQ(actual.narrowed, expected.narrowed);
+  EXPECT_EQ(actual.widened, expected.widened);
+  for (std::size_t i = 0; i < kHalves; ++i) {
+    if ((i & 0x7FFF) > 0x7C00) {
+      ASSERT_EQ(std::bit_cast<std::uint32_t>(actual.masters[i]), kCanonicalNan<float>) << i;
+    }
+    if (values[i] != values[i]) {
+      ASSERT_EQ(actual.narrowed[i], 0x7E00) << i;
+      ASSERT_EQ(actual.narrowed[kHalves + i], 0x7FC0) << i;
+      ASSERT_EQ(actual.widened[i], kCanonicalNan<double>) << i;
+    }
+  }
+  EXPECT_EQ(std::bit_cast<std::uint32_t>(actual.masters[0]), 0U) << "the sign of a zero";
+}
+
 TEST_P(HostEnvironment, changes_no_option_that_is_read_from_text_or_written_as_text) {
   for (const Case& c : cases()) {
     const Method expected = c.make();
