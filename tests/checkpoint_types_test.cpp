@@ -573,6 +573,9 @@ TEST_F(KeysOfASecondFormat, leave_no_two_tensors_with_the_same_identity) {
   EXPECT_EQ(load_only_a("1"), (std::pair<std::string, std::string>{"1", "6"}));
   EXPECT_EQ(load_only_a("4294967294"), (std::pair<std::string, std::string>{"4294967294", "6"}));
   EXPECT_EQ(load_only_a("6"), (std::pair<std::string, std::string>{"6", "0"}));
+  // None is given twice in a run, so one that has given them all away adds no other tensor, and goes on as it is.
+  Member c = make_member("c", {DataType::bfloat16, DataType::bfloat16, DataType::bfloat16, Master::stochastic}, {1, 2});
+  expect_refusal<std::invalid_argument>([&] { optimizer.add(spec_of(c)); }, {"2^32 - 1 times; make another"});
   optimizer.step();
   optimizer.save(path);
   EXPECT_NO_THROW(optimizer.load(path));
