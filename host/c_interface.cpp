@@ -161,6 +161,7 @@ void check_many(const void* first, std::size_t count, const char* parameter) {
 }
 
 void check_range(std::int64_t value, std::int64_t most, const std::string& parameter) {
+  if (most < 0) refuse(parameter, to_text(value) + "; there are none");
   if (value < 0 || value > most) refuse(parameter, to_text(value) + "; allowed: 0 to " + to_text(most));
 }
 
@@ -247,6 +248,10 @@ bool is_given(const adamant_array& array) { return array.data != nullptr || arra
 
 adamant::Device device_of(const adamant_settings& settings) {
   check_range(settings.device, ADAMANT_CUDA, "settings: device");
+  if (settings.device == ADAMANT_CPU && settings.device_index != 0) {
+    refuse("settings: device_index",
+           to_text(settings.device_index) + "; allowed: 0 where device is ADAMANT_CPU, as it is by default");
+  }
   return settings.device == ADAMANT_CPU ? adamant::Device::cpu() : adamant::Device::cuda(settings.device_index);
 }
 

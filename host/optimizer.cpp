@@ -395,6 +395,10 @@ Optimizer::Optimizer(Method method, Device device, Tuning tuning, Allocator allo
   const int rule = host::rule_index(method);
   std::unique_ptr<kernels::Backend> backend;
   if (device.kind == Device::Kind::cpu) {
+    if (device.index != 0) {
+      refuse("device: the CPU with index " + to_text(device.index) + "; allowed: 0, or Device::cuda(" +
+             to_text(device.index) + ") for that GPU");
+    }
     const std::vector<host::UpdateTable> tables = host::update_tables();
     const auto table =
         tuning.simd ? std::find_if(tables.begin(), tables.end(), [&](const auto& t) { return t.level == *tuning.simd; })
@@ -572,7 +576,8 @@ void Optimizer::set_control(const StepControl& control, Stream stream) {
     self.backend->check_not_capturing(stream, measures ? "set_control: the norm of gradients is to be taken"
                                                        : "set_control: the norm of gradients is no longer to be taken");
   }
-  const bool changes_report = control.loss_scale.has_value() != self.control.loss_scale.has_value();
+  const auto initial_of = [](const StepControl& each) { return each.loss_scale ? each.loss_scale->initial : 0.0; };
+  const bool changes_report = initial_of(control) != initial_of(self.control);
   if (changes_report) {
     // Every replay would begin the report anew.
     self.backend->check_not_capturing(

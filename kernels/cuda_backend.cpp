@@ -79,13 +79,10 @@ class CudaBackend final : public Backend {
 
   void check_not_capturing(Stream stream, const char* what) const override {
     const OnDevice on(index_);
-    if (is_capturing(stream)) {
-      throw std::invalid_argument(
-          "adamant: " + std::string(what) + ": " +
-          (stream == nullptr ? "the default stream, which was given, waits for one that is being captured"
-                             : "the stream is being captured") +
-          ", and this cannot be part of a graph; allowed: before the capture begins or after it has ended");
-    }
+    if (!is_captured(stream, what)) return;
+    throw std::invalid_argument("adamant: " + std::string(what) +
+                                ": the stream is being captured, and this cannot be part of a graph; allowed: before "
+                                "the capture begins or after it has ended");
   }
 
   void finish(Stream stream, const char* what) const override {
@@ -250,7 +247,7 @@ class CudaBackend final : public Backend {
     if (device_tables_.row_count == 0) return;
     const NvtxRange range("step");
     const OnDevice on(index_, "step");
-    const bool captured = is_capturing(stream);
+    const bool captured = is_captured(stream, "step");
     if (!changed_.empty()) {
       if (captured) {
         throw std::invalid_argument(
@@ -284,6 +281,7 @@ class CudaBackend final : public Backend {
   void zero(void* data, std::int64_t bytes, Stream stream) override {
     if (bytes == 0) return;
     const OnDevice on(index_, "zeroing");
+    is_captured(stream, "zeroing");
     // Not recorded as a use: gradients are not the backend's memory, and after states a load() sets step counts.
     ADAMANT_CUDA(cudaMemsetAsync(data, 0, static_cast<std::size_t>(bytes), stream), "zeroing");
   }
@@ -326,14 +324,24 @@ class CudaBackend final : public Backend {
     return there;
   }
 
-  static bool is_capturing(Stream stream) {
+  // Whether what is enqueued there becomes part of a graph. Refuses streams in which nothing of ours may be enqueued.
+  bool is_captured(Stream stream, const char* what) const {
+    int device = index_;
+    if (stream != nullptr) ADAMANT_CUDA(cudaStreamGetDevice(stream, &device), what);
+    if (device != index_) {  // kernels would be refused there, but not copies
+      throw std::invalid_argument("adamant: " + std::string(what) + ": the stream belongs to " +
+                                  name(Device::cuda(device)) + "; allowed: streams of " + name(Device::cuda(index_)));
+    }
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     const cudaError_t error = cudaStreamIsCapturing(stream, &status);
-    if (error == cudaErrorStreamCaptureImplicit) {  // the default stream, with which one waits that is being captured
+    if (error == cudaErrorStreamCaptureImplicit) {
       cudaGetLastError();
-      return true;
+      throw std::invalid_argument(
+          "adamant: " + std::string(what) +
+          ": the default stream, which was given, waits for one that is being captured, and whatever is enqueued there "
+          "ends that capture; allowed: another stream, or before the capture begins or after it has ended");
     }
-    check(error, "cudaStreamIsCapturing", "asking whether the stream is being captured");
+    check(error, "cudaStreamIsCapturing", what);
     return status != cudaStreamCaptureStatusNone;
   }
 
@@ -348,7 +356,7 @@ class CudaBackend final : public Backend {
   template <typename T>
   void store(T* to, const T& value, Stream stream, const char* what) {
     const OnDevice on(index_, what);
-    const bool captured = is_capturing(stream);
+    const bool captured = is_captured(stream, what);
     ADAMANT_CUDA(launch_store(to, value, stream), what);
     record_use(stream, captured);
   }

@@ -24,7 +24,8 @@ bool is_sticky(cudaError_t error) {
                                cudaErrorMisalignedAddress,   cudaErrorInvalidAddressSpace,
                                cudaErrorInvalidPc,           cudaErrorLaunchFailure,
                                cudaErrorExternalDevice,      cudaErrorContained,
-                               cudaErrorNvlinkUncorrectable, cudaErrorTensorMemoryLeak};
+                               cudaErrorNvlinkUncorrectable, cudaErrorTensorMemoryLeak,
+                               cudaErrorMpsClientTerminated};
   return std::find(kSticky.begin(), kSticky.end(), error) != kSticky.end();
 }
 

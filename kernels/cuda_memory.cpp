@@ -36,6 +36,8 @@ Memory::~Memory() {
   const Quietly quietly;
   const OnDevice on(index_, std::nothrow);
   const RelaxedCaptureMode relaxed;
+  // Its handle may be given again while it still waits, and an allocator of the user may know streams by their handles.
+  if (allocator_.release != nullptr) cudaStreamSynchronize(stream_);
   destroy_stream_and_events();
 }
 

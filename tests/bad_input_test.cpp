@@ -769,6 +769,7 @@ TEST(BadTuning, threads_and_tiles_out_of_range_are_refused) {
 
 TEST(BadDevice, that_is_not_there_says_so) {
   expect_refusal([] { Optimizer optimizer(Adam{}, Device::cuda(-1)); }, {"cuda:-1"});
+  expect_refusal([] { Optimizer optimizer(Adam{}, Device{.index = 1}); }, {"the CPU with index 1", "Device::cuda(1)"});
   expect_refusal<Unavailable>([] { Optimizer optimizer(Adam{}, Device::cuda(1 << 20)); },
                               {"cuda:1048576 was asked for, but "});
   bool all_there = true;

@@ -796,6 +796,8 @@ TEST_F(CInterfaceMistake, in_a_value_names_it_and_what_is_allowed) {
   MISTAKE(adamant_step_count(optimizer(), 17, nullptr, &i64), {"17"});
   MISTAKE(adamant_set_step_count(optimizer(), first_id, -1, nullptr), {"\"first\"", "step count -1"});
   MISTAKE(adamant_state_name(optimizer(), 2, &text), {"index: 2; allowed: 0 to 1"});
+  const Handle without_states = create("gradient_descent");
+  MISTAKE(adamant_state_name(without_states.get(), 0, &text), {"index: 0; there are none"});
   MISTAKE(adamant_state(optimizer(), first_id, "exp", &array), {"\"exp\"", "exp_avg_sq"});
   MISTAKE(adamant_state(optimizer(), 17, "exp_avg", &array), {"17"});
   MISTAKE(adamant_zero_gradients(optimizer(), nullptr), {"\"second\"", "gradient", "const"});
@@ -852,6 +854,7 @@ TEST_F(CInterfaceMistake, in_the_settings_makes_no_optimizer) {
   refuse("adam", [](auto& s) { s.device = 2; }, {"settings: device: 2"});
   refuse("adam", [](auto& s) { s.device = -1; }, {"settings: device: -1"});
   refuse("adam", [](auto& s) { s.device = ADAMANT_CUDA, s.device_index = -3; }, {"cuda:-3"});
+  refuse("adam", [](auto& s) { s.device_index = 1; }, {"device_index: 1; allowed: 0 where device is ADAMANT_CPU"});
   refuse("adam", [](auto& s) { s.threads = -1; }, {"threads = -1"});
   refuse("adam", [](auto& s) { s.tile = 100; }, {"tile = 100"});
   refuse("adam", [](auto& s) { s.simd = 4; }, {"settings: simd: 4"});

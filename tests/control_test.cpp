@@ -587,13 +587,17 @@ TEST(LossScales, are_saved_and_go_on_after_a_load) {
   EXPECT_TRUE(first.everything() == second.everything());
 }
 
-TEST(LossScales, stay_as_they_are_when_other_values_are_set_end_when_turned_off_and_then_begin_anew) {
+TEST(LossScales, stay_as_they_are_until_they_are_turned_off_or_begin_with_another_value) {
   ControlModel model(Adam{}, Device::cpu(), mixed(kFewCounts));
   model.optimizer.set_control({.loss_scale = LossScale{.initial = 512}});
   model.spoil(0, 0, kNan);
   model.optimizer.step();
-  model.optimizer.set_control({.clip_norm = 1.0, .loss_scale = LossScale{.initial = 4}});
+  model.optimizer.set_control({.clip_norm = 1.0, .loss_scale = LossScale{.initial = 512, .backoff = 0.25}});
   EXPECT_EQ(*model.optimizer.loss_scale(), 256.0F);
+  EXPECT_EQ(model.optimizer.report().skipped_steps, 1);
+  model.optimizer.set_control({.clip_norm = 1.0, .loss_scale = LossScale{.initial = 4, .backoff = 0.25}});
+  EXPECT_EQ(*model.optimizer.loss_scale(), 4.0F);
+  EXPECT_EQ(model.optimizer.report().skipped_steps, 0);
   model.optimizer.set_control({});
   EXPECT_EQ(*model.optimizer.loss_scale(), 1.0F) << "what the next step divides by";
   EXPECT_EQ(model.optimizer.report().skipped_steps, 0);

@@ -692,7 +692,9 @@ TEST_F(CudaStreams, that_are_captured_refuse_what_is_said_to_be_in_the_default_s
   for (const auto& call : std::initializer_list<std::function<void()>>{
            [&] { model.optimizer.freeze(TensorId{0}); },
            [&] { model.optimizer.set_gradient(TensorId{0}, model.other(0)); }, [&] { model.optimizer.report(); },
-           [&] { model.optimizer.save("/nowhere"); }}) {
+           [&] { model.optimizer.save("/nowhere"); }, [&] { model.optimizer.step(); },
+           [&] { model.optimizer.set_learning_rate(GroupId{}, 0.5); }, [&] { model.optimizer.set_control({}); },
+           [&] { model.optimizer.zero_gradients(); }}) {
     expect_refusal<std::invalid_argument>(call, {"the default stream", "is being captured"});
   }
   EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
@@ -700,6 +702,37 @@ TEST_F(CudaStreams, that_are_captured_refuse_what_is_said_to_be_in_the_default_s
   ASSERT_EQ(cudaStreamEndCapture(blocking, &graph), cudaSuccess);
   EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
   EXPECT_EQ(cudaStreamDestroy(blocking), cudaSuccess);
+}
+
+// Kernels are refused there by CUDA, but not the copy that re-points gradients, which then would come at any time.
+TEST_F(CudaStreams, of_another_device_are_refused_by_name_before_anything_is_enqueued) {
+  int devices = 0;
+  ASSERT_EQ(cudaGetDeviceCount(&devices), cudaSuccess);
+  if (devices < 2) GTEST_SKIP() << "one CUDA device";
+  Model on_cpu(Adam{}, Device::cpu());
+  Model model(Adam{}, cuda_device());
+  const OwnStream stream;
+  model.optimizer.step(stream);
+  on_cpu.optimizer.step();
+  model.optimizer.set_gradient(TensorId{0}, model.other(0));
+  on_cpu.optimizer.set_gradient(TensorId{0}, on_cpu.other(0));
+  ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+  cudaStream_t elsewhere = nullptr;
+  ASSERT_EQ(cudaStreamCreateWithFlags(&elsewhere, cudaStreamNonBlocking), cudaSuccess);
+  for (const auto& call : std::initializer_list<std::function<void()>>{
+           [&] { model.optimizer.step(elsewhere); }, [&] { model.optimizer.prepare(elsewhere); },
+           [&] { model.optimizer.set_learning_rate(GroupId{}, 0.5, elsewhere); },
+           [&] { model.optimizer.zero_gradients(elsewhere); }, [&] { model.optimizer.report(elsewhere); },
+           [&] { model.optimizer.save("/nowhere", {}, elsewhere); }}) {
+    expect_refusal<std::invalid_argument>(call, {"the stream belongs to cuda:1; allowed: streams of cuda:0"});
+  }
+  EXPECT_EQ(cudaStreamDestroy(elsewhere), cudaSuccess);
+  ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
+  EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+  model.optimizer.step(stream);
+  on_cpu.optimizer.step();
+  stream.wait();
+  expect_same(on_cpu, model);
 }
 
 // Whether `left` had nothing left to do when memory was given back in order of the Optimizer's own stream.

@@ -1,7 +1,6 @@
 // Promise P4, for every rule: one step from any state errs by at most 0.5 ulp(x') + 16 roundings of the update's
-// magnitude, a state by at most Textbook::state_units() roundings of its own. Searched at random and by hill climbing
-// over parameters, states, gradients, options and step counts together; --gtest_random_seed varies or repeats the
-// search.
+// magnitude, a state by at most Textbook::state_units() roundings of its own. Searched by annealing over parameters,
+// states, gradients, options and step counts together; --gtest_random_seed varies or repeats the search.
 //
 // What the promise does not reach, and the search therefore leaves out:
 // - intermediates that over- or underflow: magnitudes stay within 2^+-30, or zero;
@@ -50,15 +49,21 @@ class Search {
     std::map<std::string, std::string> state_at;
   };
 
-  // One start: options at random, points at random, `generations` changes that are kept where they make an error
-  // larger.
-  void climb(int generations) {
+  // One start: options at random, points at random, `generations` changes that are kept where they make the error of
+  // the update, or of one state, larger, or not much smaller: the less the longer it goes on. The largest error of all
+  // would hide those that are further from their bounds. Few long searches find more than many short ones.
+  void anneal(int start, int generations) {
+    target_ = start % (1 + std::ssize(state_names(case_.make()))) - 1;
     Setting setting{random_options(), random_step()};
     std::vector<Point<Real>> points;
     for (int i = 0; i < kPoints; ++i) points.push_back(random_point(setting));
     SingleTensor<Real> run(setting.method_case, std::vector<Real>(kPoints, Real{0}));
     std::vector<double> ratios = errors(run, setting, points);
     for (int generation = 0; generation < generations; ++generation) {
+      const double loss = kMostLoss * (1 - static_cast<double>(generation) / generations);
+      const auto is_kept = [&](double found, double before) {
+        return found >= before * (1 - loss * random_.fraction());
+      };
       Setting tried = setting;
       std::vector<Point<Real>> changed = points;
       const bool options_too = random_.one_in(5);
@@ -70,13 +75,15 @@ class Search {
       }
       const std::vector<double> found = errors(run, tried, changed);
       if (options_too) {
-        if (*std::max_element(found.begin(), found.end()) < *std::max_element(ratios.begin(), ratios.end())) continue;
+        if (!is_kept(*std::max_element(found.begin(), found.end()), *std::max_element(ratios.begin(), ratios.end()))) {
+          continue;
+        }
         setting = tried;
         points = changed;
         ratios = found;
       } else {
         for (std::size_t i = 0; i < points.size(); ++i) {
-          if (found[i] < ratios[i]) continue;
+          if (!is_kept(found[i], ratios[i])) continue;
           points[i] = changed[i];
           ratios[i] = found[i];
         }
@@ -88,6 +95,7 @@ class Search {
 
  private:
   static constexpr int kPoints = 48;
+  static constexpr double kMostLoss = 0.15;
 
   struct Setting {
     Case method_case;
@@ -221,7 +229,7 @@ class Search {
     }
   }
 
-  // What a hill climb climbs: the largest error of each point, in units of what is allowed.
+  // What a search wants large: the error of its target at each point, in units of what is allowed.
   std::vector<double> errors(SingleTensor<Real>& run, const Setting& setting, const std::vector<Point<Real>>& points) {
     const reference::Textbook<Exact<Real>> textbook(setting.method_case.method, setting.method_case.options);
     const std::vector<std::string>& names = textbook.state_names();
@@ -250,7 +258,8 @@ class Search {
           worst_.state[names[slot]] = ratio;
           worst_.state_at[names[slot]] = describe(setting, points[i]);
         }
-        ratios[i] = std::max(ratios[i], ratio / static_cast<double>(textbook.state_units(slot)));
+        if (target_ == static_cast<std::int64_t>(slot))
+          ratios[i] = ratio / static_cast<double>(textbook.state_units(slot));
       }
       if (exact.cancels) continue;
       const Real x = run.parameter[static_cast<std::int64_t>(i)];
@@ -262,7 +271,7 @@ class Search {
         worst_.update = ratio;
         worst_.update_at = describe(setting, points[i]);
       }
-      ratios[i] = std::max(ratios[i], ratio / allowed_update<Real>());
+      if (target_ < 0) ratios[i] = ratio / allowed_update<Real>();
     }
     return ratios;
   }
@@ -279,6 +288,7 @@ class Search {
 
   Case case_;
   Random random_;
+  std::int64_t target_ = -1;  // a state; or less than none: the update
   Worst worst_;
 };
 
@@ -301,7 +311,7 @@ class ErrorBound : public testing::TestWithParam<TypedCase> {
     with_type(GetParam().type, [&]<typename Real>(Real) {
       const std::uint64_t seed = run_seed();
       Search<Real> search(c, seed ^ seed_of(c.name));
-      for (int start = 0; start < starts; ++start) search.climb(generations);
+      for (int start = 0; start < starts; ++start) search.anneal(start, generations);
       const reference::Textbook<Exact<Real>> textbook(c.method, c.options);
       const auto& worst = search.worst();
       std::string line = "update " + std::to_string(worst.update);
@@ -321,9 +331,9 @@ class ErrorBound : public testing::TestWithParam<TypedCase> {
   }
 };
 
-TEST_P(ErrorBound, of_one_step_is_kept_in_a_random_and_climbing_search) { search(16, 80); }
+TEST_P(ErrorBound, of_one_step_is_kept_in_a_search) { search(4, 400); }
 
-TEST_P(ErrorBound, Full_of_one_step_is_kept_in_a_long_search) { search(100, 250); }
+TEST_P(ErrorBound, Full_of_one_step_is_kept_in_a_long_search) { search(10, 6000); }
 
 INSTANTIATE_TEST_SUITE_P(Rules, ErrorBound, testing::ValuesIn(typed(searched_cases())), test_name);
 

@@ -1,4 +1,4 @@
-"""adamant from Python, by ctypes and nothing else: what include/adamant/adamant.h declares, as a class.
+"""adamant from Python, by ctypes and nothing else: most of what include/adamant/adamant.h declares, as a class.
 
     import adamant
     adamant.load("/where/libadamant.so")   # or the environment variable ADAMANT_LIBRARY says where
@@ -6,8 +6,9 @@
     optimizer.add("weights", weights, gradient)    # NumPy arrays, updated in place
     optimizer.step()
 
-Arrays on a device go by their address, as adamant.Array(tensor.data_ptr(), tensor.numel(), "float32"), and a stream by
-its handle (torch.cuda.current_stream().cuda_stream). What fails raises adamant.Error with the library's text.
+Arrays on a GPU go by their address, as adamant.Array(tensor.data_ptr(), tensor.numel(), "float32"), to an Optimizer that
+is on that GPU (device="cuda:0"; one on the CPU cannot tell and would crash), and a stream by its handle
+(torch.cuda.current_stream().cuda_stream). What fails raises adamant.Error with the library's text.
 """
 import ctypes
 import os
@@ -89,12 +90,15 @@ _PARAMETERS = {
     "create": [c_char_p, *_OPTIONS, POINTER(adamant_settings), POINTER(c_void_p)],
     "destroy": [c_void_p],
     "add_group": [c_void_p, *_OPTIONS, POINTER(c_int32)],
+    "group_count": [c_void_p, POINTER(c_int32)],
     "add": [c_void_p, POINTER(adamant_tensor), POINTER(c_int64)],
     "remove": [c_void_p, c_int64],
     "find": [c_void_p, c_char_p, POINTER(c_int64)],
     "tensors": [c_void_p, POINTER(c_int64), c_size_t, POINTER(c_size_t)],
+    "get_tensor": [c_void_p, c_int64, POINTER(adamant_tensor)],
     "freeze": [c_void_p, c_int64, c_void_p],
     "thaw": [c_void_p, c_int64, c_void_p],
+    "frozen": [c_void_p, c_int64, POINTER(c_int32)],
     "set_group": [c_void_p, c_int64, c_int32, c_void_p],
     "set_gradient": [c_void_p, c_int64, POINTER(adamant_array), c_int32, c_void_p],
     "option_count": [c_void_p, POINTER(c_int64)],
@@ -103,6 +107,7 @@ _PARAMETERS = {
     "set_option": [c_void_p, c_int32, c_char_p, c_char_p, c_void_p],
     "set_option_number": [c_void_p, c_int32, c_char_p, c_double, c_void_p],
     "set_control": [c_void_p, POINTER(adamant_step_control), c_void_p],
+    "get_control": [c_void_p, POINTER(adamant_step_control)],
     "report": [c_void_p, c_void_p, POINTER(adamant_step_report)],
     "loss_scale": [c_void_p, POINTER(c_void_p)],
     "prepare": [c_void_p, c_void_p],
@@ -134,7 +139,10 @@ class Error(RuntimeError):
 def load(path=None):
     """Loads the shared library, once: from `path`, from where ADAMANT_LIBRARY says, or from where the system looks."""
     global _library
-    if _library is None or path is not None:
+    path = None if path is None else os.fspath(path)
+    if _library is not None and path not in (None, _library._name):
+        raise ValueError(f"{_library._name} is loaded already, and a process has one: {path} would have to come first")
+    if _library is None:
         library = ctypes.CDLL(path or os.environ.get("ADAMANT_LIBRARY", "libadamant.so"))
         for name, parameters in _PARAMETERS.items():
             function = getattr(library, "adamant_" + name)
@@ -144,13 +152,20 @@ def load(path=None):
     return _library
 
 
+def _fitting(kind, value, what):
+    """A number as it is, which ctypes would cut off where it is too large."""
+    if kind(value).value != value:
+        raise OverflowError(f"{what}: {value} does not fit its type")
+    return value
+
+
 def call(name, *arguments):
     """Calls a function that returns a status, and raises what it says of a failure."""
     library = load()
     function = getattr(library, "adamant_" + name)
-    for kind, value in zip(function.argtypes, arguments):  # ctypes cuts off what is too large
-        if kind in (c_int32, c_int64) and kind(value).value != value:
-            raise OverflowError(f"adamant_{name}: {value} does not fit its type")
+    for kind, value in zip(function.argtypes, arguments):
+        if kind in (c_int32, c_int64):
+            _fitting(kind, value, f"adamant_{name}")
     status = function(*arguments)
     if status != 0:
         known = STATUSES[status] if 0 < status < len(STATUSES) else str(status)
@@ -199,7 +214,8 @@ def as_array(given):
         raise TypeError("adamant takes NumPy arrays, and adamant.Array(address, count, type) for what else there is, not a "
                         f"{type(given).__name__}")
     if not given.flags.c_contiguous:
-        raise ValueError("adamant takes contiguous arrays only: numpy.ascontiguousarray() makes one")
+        raise ValueError("adamant takes contiguous arrays only, which it reads and writes where they are: keep the values in "
+                         "one, because a copy made for this call would be all that is stepped")
     if given.dtype.name not in TYPES or not given.dtype.isnative:
         raise ValueError(f"adamant has no type {given.dtype.str} ({given.dtype.name}): it has {', '.join(TYPES)}, in the "
                          "byte order of the machine")
@@ -229,7 +245,9 @@ def _choice(table, name, what):
 
 
 def _c_array(array):
-    return adamant_array(array.address, array.count, _choice(TYPES, array.type, "the type of an Array"))
+    return adamant_array(_fitting(c_uint64, array.address or 0, "the address of an Array"),
+                         _fitting(c_int64, array.count, "the count of an Array"),
+                         _choice(TYPES, array.type, "the type of an Array"))
 
 
 def _c_options(options):
@@ -279,6 +297,12 @@ class Optimizer:
         call("add_group", self._handle, *_c_options(options), byref(group))
         return group.value
 
+    def group_count(self):
+        """Groups are 0 to one less; a load() may bring some."""
+        count = c_int32()
+        call("group_count", self._handle, byref(count))
+        return count.value
+
     def add(self, name, parameter, gradient, copy=None, shape=None, group=0, state_type=None, master="automatic",
             zero_gradient=False):
         """Adds a tensor: NumPy arrays or Arrays. Returns what names it in other calls."""
@@ -290,7 +314,7 @@ class Optimizer:
         tensor = adamant_tensor(
             name=_text(name), parameter=_c_array(arrays[0]), gradient=_c_array(arrays[1]),
             copy=adamant_array() if copy is None else _c_array(arrays[2]),
-            shape=(c_int64 * len(shape))(*shape), dimensions=len(shape), group=group,
+            shape=(c_int64 * len(shape))(*(_fitting(c_int64, size, "shape") for size in shape)), dimensions=len(shape), group=group,
             state_type=_choice(TYPES, state_type, "state_type") if state_type else 0,
             master=_choice(MASTERS, master, "master"),
             zero_gradient=int(zero_gradient), gradient_is_const=int(not arrays[1].writable))
@@ -320,6 +344,16 @@ class Optimizer:
 
     def thaw(self, tensor, stream=None):
         call("thaw", self._handle, tensor, stream)
+
+    def frozen(self, tensor):
+        frozen = c_int32()
+        call("frozen", self._handle, tensor, byref(frozen))
+        return frozen.value != 0
+
+    def group(self, tensor):
+        given = adamant_tensor()
+        call("get_tensor", self._handle, tensor, byref(given))
+        return given.group
 
     def set_group(self, tensor, group, stream=None):
         call("set_group", self._handle, tensor, group, stream)
@@ -357,9 +391,16 @@ class Optimizer:
     # What a step does to gradients, and what became of it
 
     def set_control(self, stream=None, **fields):
-        """The fields of adamant_step_control: set_control(clip_norm=1.0, non_finite="skip")."""
+        """The fields of adamant_step_control: set_control(clip_norm=1.0, non_finite="skip"). Those that are not named get
+        their defaults, the seed too: a run that was loaded keeps its random bits with seed=optimizer.control().seed."""
         fields["non_finite"] = _choice(NON_FINITE, fields.get("non_finite", "propagate"), "non_finite")
         call("set_control", self._handle, byref(adamant_step_control(**fields)), stream)
+
+    def control(self):
+        """What set_control() was given last, with the seed of the last load(); the fields of adamant_step_control."""
+        control = adamant_step_control()
+        call("get_control", self._handle, byref(control))
+        return control
 
     def report(self, stream=None):
         """What became of the steps so far, with the fields of adamant_step_report."""
@@ -405,7 +446,7 @@ class Optimizer:
         return names
 
     def state(self, tensor, name):
-        """A state in the memory of the optimizer, which must live as long as what is made of it."""
+        """A state in the memory of the optimizer; it, and what is made of it, end with remove() of the tensor."""
         array = adamant_array()
         call("state", self._handle, tensor, _text(name), byref(array))
         return Array(array.data, array.count, TYPE_NAMES[array.type], owner=self)

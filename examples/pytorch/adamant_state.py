@@ -30,18 +30,19 @@ def load_state(path, model, optimizer):
         names = {parameter: name for name, parameter in model.named_parameters()}
         states = metadata["adamant.states"].split(", ") if metadata["adamant.states"] else []
         values, state_of, rates = {}, {}, []
-        of_the_optimizer = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        group_of = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
         for parameter, name in names.items():
             step = int(metadata[f"adamant.step.{name}"])
             if metadata["adamant.parameters"] == "true":
                 values[parameter] = file.get_tensor(name).view_as(parameter)
-            if step > 0 and parameter in of_the_optimizer:  # PyTorch makes the states with the first step
+            if step > 0 and parameter in group_of:  # PyTorch makes the states with the first step
                 state_of[parameter] = {
                     key: file.get_tensor(f"{name}.{key}").view_as(parameter).to(parameter.device, parameter.dtype)
                     for key in states
                 }
                 if not isinstance(optimizer, torch.optim.SGD):  # it keeps no count
-                    state_of[parameter]["step"] = torch.tensor(float(step))
+                    is_on_device = group_of[parameter].get("fused") or group_of[parameter].get("capturable")
+                    state_of[parameter]["step"] = torch.tensor(float(step), device=parameter.device if is_on_device else "cpu")
         for group in optimizer.param_groups:
             indices = {metadata[f"adamant.group_of.{names[parameter]}"] for parameter in group["params"]}
             if len(indices) > 1:

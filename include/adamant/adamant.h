@@ -26,8 +26,8 @@
 /// in the order of that stream; the CPU backend ignores it and has finished when the call returns.
 ///
 /// **Threads.** One optimizer is used by one thread at a time, different ones by different threads. In a child made by
-/// fork() a step may wait for ever once the parent has made one in parallel, whose threads the child lacks: spawn it,
-/// or give its optimizers one thread.
+/// fork() whatever computes or allocates may wait for ever once the parent has done so in parallel, with threads that
+/// the child lacks: spawn it, or give its optimizers one thread.
 #pragma once
 
 #include <stddef.h>
@@ -88,8 +88,10 @@ enum adamant_simd {
 
 /// What becomes of a step in which a gradient is an infinity or a NaN.
 enum adamant_non_finite {
-  ADAMANT_PROPAGATE = 0,  ///< it goes into its own element's parameter and states and no other
-  ADAMANT_SKIP = 1        ///< no parameter, state or step count changes
+  /// it goes into its own element's parameter and states and no other; but with `clip_norm` a NaN makes all gradients
+  /// NaN, and an infinity makes its own NaN and all others 0
+  ADAMANT_PROPAGATE = 0,
+  ADAMANT_SKIP = 1  ///< no parameter, state or step count changes
 };
 
 /// An optimizer: methods, options, states and step counts of any number of tensors. Made by adamant_create() and ended
@@ -126,7 +128,9 @@ typedef struct adamant_settings {
   /// and what prepares. `stream` is one of the optimizer's own, null on the CPU: memory may be handed out before work
   /// of that stream is done with it.
   void* (*allocate)(size_t bytes, void* stream, void* user);
-  /// Takes back what `allocate` returned. Null exactly where that is.
+  /// Takes back what `allocate` returned, in the order of `stream`: steps that were enqueued before may still be using
+  /// it, and that stream waits for them. What gives it to others in another order waits for `stream` first. Null
+  /// exactly where `allocate` is.
   void (*release)(void* memory, size_t bytes, void* stream, void* user);
   void* user;  ///< handed to both; it and what it points to outlive the optimizer; may be null
 } adamant_settings;
@@ -163,9 +167,11 @@ typedef struct adamant_step_control {
   /// A float32 in device memory that is not zero where a gradient is not finite, with `non_finite` ADAMANT_SKIP or a
   /// loss scale only; null: these look at every gradient.
   const float* found_non_finite;
-  double clip_norm;            ///< gradients times min(1, clip_norm / (norm + 1e-6)): > 0; 0: not clipped
-  double clip_value;           ///< then each to [-clip_value, clip_value]: > 0; 0: not clipped
-  double loss_scale_initial;   ///< of a loss scale that the optimizer keeps: as gradient_scale; 0 is 65536
+  double clip_norm;   ///< gradients times min(1, clip_norm / (norm + 1e-6)): > 0; 0: not clipped
+  double clip_value;  ///< then each to [-clip_value, clip_value]: > 0; 0: not clipped
+  /// What a loss scale that the optimizer keeps begins with, also when it is another than before: as gradient_scale; 0
+  /// is 65536
+  double loss_scale_initial;
   double loss_scale_growth;    ///< after `loss_scale_growth_interval` good steps times so much: > 1; 0 is 2
   double loss_scale_backoff;   ///< after a step that is not finite times so much: in (0, 1); 0 is 0.5
   int32_t loss_scale_is_kept;  ///< 1: there is such a loss scale, in place of `gradient_scale`; 0: and the others are 0
@@ -411,7 +417,8 @@ adamant_status adamant_set_learning_rate(adamant_optimizer* optimizer, int32_t g
 /// Sets what every step does to gradients before a method sees them.
 /// \param optimizer of which
 /// \param control what; the scalars it points to are read by every step from now on
-/// \param stream in whose order; refused while it is being captured where the norm or a loss scale is turned on or off
+/// \param stream in whose order; refused while it is being captured where the norm or a loss scale is turned on or off,
+///   or a loss scale begins anew
 adamant_status adamant_set_control(adamant_optimizer* optimizer, const adamant_step_control* control, void* stream);
 
 /// What adamant_set_control() was given last, with the seed of the last adamant_load().

@@ -22,7 +22,9 @@ struct Allocator {
   /// Returns `bytes` (more than zero) of memory aligned to at least 256, or null when there is none. May throw, which
   /// goes through to the caller of the Optimizer.
   void* (*allocate)(std::size_t bytes, Stream stream, void* user) = nullptr;
-  /// Takes back what allocate() returned, with the same number of bytes. Must not throw.
+  /// Takes back what allocate() returned, with the same number of bytes, in the order of `stream`: on a CUDA device
+  /// steps that were enqueued before may still be using it, and that stream waits for them. An allocator that gives it
+  /// to others in any other order waits for `stream` first. Must not throw.
   void (*release)(void* memory, std::size_t bytes, Stream stream, void* user) = nullptr;
   /// Handed to both. It and what it points to outlive the Optimizer.
   void* user = nullptr;

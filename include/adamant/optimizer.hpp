@@ -28,8 +28,10 @@ enum class GroupId : std::int32_t {};
 
 /// A parameter array, its gradient, and the options it follows.
 struct TensorSpec {
-  std::string name = {};     ///< not empty, unique within the Optimizer; errors and checkpoints use it
-  Array parameter = {};      ///< updated in place
+  std::string name = {};  ///< not empty, unique within the Optimizer; errors and checkpoints use it
+  /// Updated in place. In memory that the Optimizer's device can use, as all arrays here: a CUDA device refuses what is
+  /// not, the CPU cannot tell the memory of a GPU from its own.
+  Array parameter = {};
   ConstArray gradient = {};  ///< as many elements as `parameter`; read by every step
   GroupId group = {};        ///< whose options it follows
   /// The parameter's dimensions, row-major, at most 64, for checkpoints only; empty when it is not known to have any
@@ -66,9 +68,10 @@ struct TensorSpec {
 /// and set_gradient() take effect with the next step() or prepare() instead, and use their stream only to refuse one
 /// that is being captured.) The CPU backend ignores the stream and is synchronous.
 ///
-/// In a child made by fork(), step() and zero_gradients() may wait for ever once any Optimizer of the parent has done
-/// them in parallel: the threads exist in the parent only. Save there, start the child by exec() or spawn instead, or
-/// give its Optimizers `Tuning::threads` 1.
+/// In a child made by fork(), whatever computes or allocates (step(), zero_gradients(), prepare() and what prepares
+/// when needed) may wait for ever once any Optimizer of the parent has done so in parallel: the threads exist in the
+/// parent only. Start the child by exec() or spawn instead, or give its Optimizers `Tuning::threads` 1. What is
+/// prepared can be saved there.
 class ADAMANT_API Optimizer {
  public:
   /// An optimizer whose first group, `GroupId{}`, has the options of `method`.
@@ -153,11 +156,11 @@ class ADAMANT_API Optimizer {
   void set_learning_rate(GroupId group, double learning_rate, Stream stream = nullptr);
 
   /// Sets what every step does to gradients: scaling, clipping, and the handling of non-finite ones. Turning on
-  /// something that needs the norm rebuilds the plan, as adding a tensor does; turning on a loss scale sets it to its
-  /// initial value, turning it off to 1, and both reset the report. A graph captured earlier keeps its kernels: it uses
-  /// new values, but does not start taking a norm.
+  /// something that needs the norm rebuilds the plan, as adding a tensor does. Turning on a loss scale, or giving it
+  /// another initial value than set_control() gave it last, sets it to that, turning it off to 1; all of these reset
+  /// the report. A graph captured earlier keeps its kernels: it uses new values, but does not start taking a norm.
   /// \throws std::invalid_argument naming what is out of range, a pointer that the device cannot use, and, while
-  ///   `stream` is being captured, what turns the norm or a loss scale on or off
+  ///   `stream` is being captured, what turns the norm or a loss scale on or off or begins a loss scale anew
   void set_control(const StepControl& control, Stream stream = nullptr);
   /// What set_control() was given last, with the seed of the last load().
   const StepControl& control() const;
@@ -187,7 +190,7 @@ class ADAMANT_API Optimizer {
   /// replays continue from the step counts and options that they find. The graph steps the tensors it was captured
   /// with, in the groups they were in, for as long as the Optimizer lives and none of them is removed.
   /// A NaN or an infinity in a gradient reaches the parameter and state of its own element only, unless set_control()
-  /// has such steps skipped.
+  /// has such steps skipped or clips by norm (NonFinite::propagate says what happens then).
   void step(Stream stream = nullptr);
 
   /// Sets every gradient to zero, those of frozen tensors too. On a CUDA device that is one memset for each tensor;

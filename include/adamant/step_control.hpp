@@ -13,8 +13,10 @@ namespace adamant {
 
 /// What becomes of a step in which a gradient is an infinity or a NaN.
 enum class NonFinite : std::uint8_t {
-  /// It goes into its own element's parameter and states and no other. (With `clip_norm` the norm is none either: then
-  /// every element has its share, as in PyTorch.)
+  /// It goes into its own element's parameter and states and no other. But with `clip_norm`, as in PyTorch, the norm is
+  /// that of all gradients: a NaN becomes everybody's, and an infinity makes all gradients 0 but those that are
+  /// infinite,
+  /// which become NaN.
   propagate,
   skip,  ///< no parameter, state or step count changes; gradients are zeroed where that was asked for
 };

@@ -54,7 +54,7 @@ struct Device {
     cuda,  ///< a CUDA device, by its index
   };
   Kind kind = Kind::cpu;  ///< which backend
-  int index = 0;          ///< CUDA device index, from 0
+  int index = 0;          ///< CUDA device index, from 0; 0 for the CPU
 
   /// The processor that the program runs on.
   static constexpr Device cpu() { return {}; }

@@ -111,6 +111,9 @@ class Optimizer(unittest.TestCase):
         self.optimizer.set_group(self.tensor, group)
         self.optimizer.set_control(clip_norm=1.0, non_finite="skip", loss_scale_is_kept=1, loss_scale_initial=8)
         self.assertEqual(ctypes.c_float.from_address(self.optimizer.loss_scale()).value, 8)
+        control = self.optimizer.control()
+        self.assertEqual((control.clip_norm, control.loss_scale_initial, control.seed), (1, 8, 0))
+        self.assertEqual((self.optimizer.group_count(), self.optimizer.group(self.tensor)), (2, group))
         self.g[0, 0] = np.inf
         self.optimizer.prepare()
         self.optimizer.step()
@@ -124,9 +127,11 @@ class Optimizer(unittest.TestCase):
         with self.assertRaisesRegex(adamant.Error, "const"):
             self.optimizer.zero_gradients()
         self.optimizer.freeze(self.tensor)
+        self.assertTrue(self.optimizer.frozen(self.tensor))
         self.optimizer.step()
         self.assertEqual(self.optimizer.step_count(self.tensor), 0)
         self.optimizer.thaw(self.tensor)
+        self.assertFalse(self.optimizer.frozen(self.tensor))
         self.optimizer.set_step_count(self.tensor, 41)
         self.optimizer.step()
         self.assertEqual(self.optimizer.step_count(self.optimizer.find("x")), 42)
@@ -156,7 +161,7 @@ class Optimizer(unittest.TestCase):
             self.optimizer.add("y", np.ones((2, 3), np.float32), np.ones((3, 2), np.float32))
         with self.assertRaisesRegex(ValueError, r"shape \(6,\), and the parameter \(2, 3\)"):
             self.optimizer.set_gradient(self.tensor, np.ones(6, np.float32))
-        with self.assertRaisesRegex(ValueError, "contiguous"):
+        with self.assertRaisesRegex(ValueError, "contiguous arrays only.*a copy made for this call"):
             self.optimizer.add("y", np.ones((6, 6), np.float32)[:, 0], np.ones(6, np.float32))
         with self.assertRaisesRegex(ValueError, "int64"):
             self.optimizer.add("y", np.ones(6, np.int64), np.ones(6, np.float32))
@@ -176,6 +181,8 @@ class Optimizer(unittest.TestCase):
             adamant.Optimizer("sgd")
         self.assertEqual(caught.exception.status, "invalid_argument")
         self.assertIn("adamw", adamant.methods())
+        with self.assertRaisesRegex(ValueError, "is loaded already.*/no/such.so"):
+            adamant.load("/no/such.so")
         for device in ("tpu", "cpu:1", "cuda:", "cuda:x"):
             with self.assertRaisesRegex(ValueError, f'"{device}"; allowed: "cpu" and "cuda:N"'):
                 adamant.Optimizer("adam", device=device)
@@ -203,6 +210,13 @@ class Optimizer(unittest.TestCase):
             self.optimizer.add("y", np.ones(1), np.ones(1), group=2**32)
         with self.assertRaisesRegex(OverflowError, "threads is 4294967297"):
             adamant.Optimizer("adam", threads=2**32 + 1)
+        ones = np.ones(3)
+        with self.assertRaisesRegex(OverflowError, "count of an Array: 18446744073709551619"):
+            self.optimizer.add("y", adamant.Array(ones.ctypes.data, 2**64 + 3, "float64"), ones)
+        with self.assertRaisesRegex(OverflowError, "address of an Array"):
+            self.optimizer.add("y", adamant.Array(2**64 + ones.ctypes.data, 3, "float64"), ones)
+        with self.assertRaisesRegex(OverflowError, "shape: 18446744073709551619"):
+            self.optimizer.add("y", ones, ones, shape=(2**64 + 3,))
         for call in (lambda: self.optimizer.add("a\0b", np.ones(1), np.ones(1)), lambda: self.optimizer.find("x\0"),
                      lambda: self.optimizer.save("/tmp/a\0b"), lambda: adamant.Optimizer("adam\0")):
             with self.assertRaisesRegex(ValueError, "zero byte"):
