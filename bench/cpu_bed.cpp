@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cstring>
 #include <type_traits>
@@ -77,22 +76,7 @@ class CpuBed final : public Bed {
 
   std::vector<Mover> movers(std::span<const MovedArray> arrays) const override {
     std::vector<Mover> list;
-    if (is_uniform(arrays)) {
-      for (const CeilingVariant& variant : ceiling_variants()) {
-        list.push_back({variant.name,
-                        [run = variant.run, threads = threads_](std::span<const MovedArray> moved, std::int64_t count) {
-                          std::array<std::byte*, kMostReadWriteStreams> written{};
-                          for (std::size_t i = 1; i < moved.size(); ++i) written.at(i - 1) = moved[i].data;
-                          run(moved.front().data, std::span(written).first(moved.size() - 1),
-                              count * moved.front().element_bytes / 4, no_bits, threads);
-                        }});
-      }
-      return list;
-    }
-    const bool any_only_written =
-        std::any_of(arrays.begin(), arrays.end(), [](const MovedArray& array) { return !array.is_read; });
-    for (const MixedCeilingVariant& variant : mixed_ceiling_variants()) {
-      if (variant.past_caches && !any_only_written) continue;
+    for (const CeilingVariant& variant : ceiling_variants(arrays)) {
       list.push_back({variant.name,
                       [run = variant.run, threads = threads_](std::span<const MovedArray> moved, std::int64_t count) {
                         run(moved, count, no_bits, threads);

@@ -1,8 +1,9 @@
-// Every variant is one instance of the loop in move(): a vector is loaded from each stream, the bits of the read-only
-// one that a mask leaves change those of the others, and they are stored where they came from. The mask is zero, which
-// the compiler cannot know: the values stay, so the optimizer's own buffers can be used. Bits, because arithmetic would
-// change numbers that are none, as half a float64 may be. Vectors are copied in and out because an array
-// may begin anywhere, and a template loses the alignment that a vector type is given.
+// Where all arrays have elements of one size, every variant is one instance of the loop in move(): a vector is loaded
+// from each stream, the bits of the read-only one that a mask leaves change those of the others, and they are stored
+// where they came from. The mask is zero, which the compiler cannot know: the values stay, so the optimizer's own
+// buffers can be used. Bits, because arithmetic would change numbers that are none, as half a float64 may be. Vectors
+// are copied in and out because an array may begin anywhere, and a template loses the alignment that a vector type is
+// given.
 #include "bench/cpu_ceiling.hpp"
 
 #include <omp.h>
@@ -113,26 +114,34 @@ constexpr std::array<Loop, kMostReadWriteStreams> kLoops = {
     &Level<3, kWidth, kUnroll, kPrefetch>::run, &Level<4, kWidth, kUnroll, kPrefetch>::run,
     &Level<5, kWidth, kUnroll, kPrefetch>::run};
 
-template <template <int, int, int, Prefetch> class Level, int kWidth, int kUnroll, Prefetch kPrefetch,
-          Schedule kSchedule>
-void run(const std::byte* read_only, std::span<std::byte* const> read_write, std::int64_t count, std::uint32_t mask,
-         int threads) {
-  const Loop loop = kLoops<Level, kWidth, kUnroll, kPrefetch>.at(read_write.size() - 1);
+// Calls part(begin, end) for parts of [0, count), which begin at multiples of kBlock, from all threads.
+template <typename Part>
+void share_out(std::int64_t count, int threads, Schedule schedule, const Part& part) {
 #pragma omp parallel num_threads(threads)
   {
-    if constexpr (kSchedule == Schedule::contiguous) {
+    if (schedule == Schedule::contiguous) {
       const std::int64_t blocks = (count + kBlock - 1) / kBlock;
       const std::int64_t me = omp_get_thread_num();
       const std::int64_t all = omp_get_num_threads();
-      loop(read_only, read_write.data(), std::min(count, blocks * me / all * kBlock),
-           std::min(count, blocks * (me + 1) / all * kBlock), mask);
+      part(std::min(count, blocks * me / all * kBlock), std::min(count, blocks * (me + 1) / all * kBlock));
     } else {
 #pragma omp for schedule(static, 1)
-      for (std::int64_t begin = 0; begin < count; begin += kBlock) {
-        loop(read_only, read_write.data(), begin, std::min(count, begin + kBlock), mask);
-      }
+      for (std::int64_t begin = 0; begin < count; begin += kBlock) part(begin, std::min(count, begin + kBlock));
     }
   }
+}
+
+template <template <int, int, int, Prefetch> class Level, int kWidth, int kUnroll, Prefetch kPrefetch>
+CeilingVariant variant(const std::string& name, Schedule schedule = Schedule::contiguous) {
+  return {name, 0, [schedule](std::span<const MovedArray> arrays, std::int64_t count, std::uint32_t mask, int threads) {
+            std::array<std::byte*, kMostReadWriteStreams> read_write{};
+            for (std::size_t i = 1; i < arrays.size(); ++i) read_write.at(i - 1) = arrays[i].data;
+            const Loop loop = kLoops<Level, kWidth, kUnroll, kPrefetch>.at(arrays.size() - 2);
+            const std::int64_t words = count * arrays.front().element_bytes / 4;
+            share_out(words, threads, schedule, [&](std::int64_t begin, std::int64_t end) {
+              loop(arrays.front().data, read_write.data(), begin, end, mask);
+            });
+          }};
 }
 
 template <template <int, int, int, Prefetch> class Level, int kWidth>
@@ -142,20 +151,27 @@ void add_level(std::vector<CeilingVariant>& list, const std::string& level) {
   constexpr Prefetch kIntoSecond{1536, kCacheLine, 2};
   constexpr Prefetch kNearInPart{1024, kOneOfAPass, 1};
   constexpr Prefetch kFarInPart{4096, kOneOfAPass, 1};
-  list.push_back({level, &run<Level, kWidth, 1, kNone, Schedule::contiguous>});
-  list.push_back({level + " unroll 4", &run<Level, kWidth, 4, kNone, Schedule::contiguous>});
-  list.push_back({level + " unroll 4 prefetch 1 KiB", &run<Level, kWidth, 4, kNear, Schedule::contiguous>});
-  list.push_back(
-      {level + " unroll 4 prefetch 1.5 KiB into L2", &run<Level, kWidth, 4, kIntoSecond, Schedule::contiguous>});
+  list.push_back(variant<Level, kWidth, 1, kNone>(level));
+  list.push_back(variant<Level, kWidth, 4, kNone>(level + " unroll 4"));
+  list.push_back(variant<Level, kWidth, 4, kNear>(level + " unroll 4 prefetch 1 KiB"));
+  list.push_back(variant<Level, kWidth, 4, kIntoSecond>(level + " unroll 4 prefetch 1.5 KiB into L2"));
   if (4 * 4 * kWidth > kCacheLine) {  // of the one line of a pass there is no part
-    list.push_back(
-        {level + " unroll 4 prefetch 1 KiB in part", &run<Level, kWidth, 4, kNearInPart, Schedule::contiguous>});
+    list.push_back(variant<Level, kWidth, 4, kNearInPart>(level + " unroll 4 prefetch 1 KiB in part"));
   }
+  list.push_back(variant<Level, kWidth, 4, kFarInPart>(level + " unroll 4 prefetch 4 KiB in part"));
+  list.push_back(variant<Level, kWidth, 4, kNone>(level + " unroll 4 interleaved", Schedule::interleaved));
   list.push_back(
-      {level + " unroll 4 prefetch 4 KiB in part", &run<Level, kWidth, 4, kFarInPart, Schedule::contiguous>});
-  list.push_back({level + " unroll 4 interleaved", &run<Level, kWidth, 4, kNone, Schedule::interleaved>});
-  list.push_back(
-      {level + " unroll 4 prefetch 1 KiB interleaved", &run<Level, kWidth, 4, kNear, Schedule::interleaved>});
+      variant<Level, kWidth, 4, kNear>(level + " unroll 4 prefetch 1 KiB interleaved", Schedule::interleaved));
+}
+
+std::vector<CeilingVariant> uniform_variants() {
+  std::vector<CeilingVariant> list;
+  add_level<Baseline, 4>(list, "baseline");
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) add_level<Avx2, 8>(list, "avx2");
+  if (__builtin_cpu_supports("avx512f")) add_level<Avx512, 16>(list, "avx512");
+#endif
+  return list;
 }
 
 // --- Arrays of any element sizes: a block of every array after the other, in one pass
@@ -292,40 +308,22 @@ std::vector<MixedLevel> mixed_levels() {
   return levels;
 }
 
-// Calls part(begin, end) for parts of [0, count), which begin at multiples of kBlock, from all threads.
-template <typename Part>
-void share_out(std::int64_t count, int threads, Schedule schedule, const Part& part) {
-#pragma omp parallel num_threads(threads)
-  {
-    if (schedule == Schedule::contiguous) {
-      const std::int64_t blocks = (count + kBlock - 1) / kBlock;
-      const std::int64_t me = omp_get_thread_num();
-      const std::int64_t all = omp_get_num_threads();
-      part(std::min(count, blocks * me / all * kBlock), std::min(count, blocks * (me + 1) / all * kBlock));
-    } else {
-#pragma omp for schedule(static, 1)
-      for (std::int64_t begin = 0; begin < count; begin += kBlock) part(begin, std::min(count, begin + kBlock));
-    }
-  }
-}
-
 constexpr std::array kSchedules{Schedule::contiguous, Schedule::interleaved};
 std::string to_text(Schedule schedule) { return schedule == Schedule::contiguous ? "" : " interleaved"; }
 
-}  // namespace
-
-std::vector<MixedCeilingVariant> mixed_ceiling_variants() {
-  std::vector<MixedCeilingVariant> list;
+std::vector<CeilingVariant> mixed_variants(bool any_only_written) {
+  std::vector<CeilingVariant> list;
   for (const MixedLevel& level : mixed_levels()) {
     for (const Schedule schedule : kSchedules) {
       for (const Pass& pass :
            {Pass{64, false, false}, Pass{64, true, false}, Pass{256, false, false}, Pass{256, true, false},
             Pass{1024, false, false}, Pass{4096, false, false}, Pass{64, false, true}, Pass{64, true, true},
             Pass{256, false, true}, Pass{1024, false, true}}) {
+        if (pass.past_caches && !any_only_written) continue;
         list.push_back({std::string(level.name) + " block " + std::to_string(pass.block) +
                             (pass.prefetches ? " prefetch 1.5 KiB into L2" : "") +
                             (pass.past_caches ? " writes past caches" : "") + to_text(schedule),
-                        pass.block, pass.past_caches,
+                        pass.block,
                         [=, move = level.move](std::span<const MovedArray> arrays, std::int64_t count,
                                                std::uint32_t mask, int threads) {
                           share_out(count, threads, schedule, [&](std::int64_t begin, std::int64_t end) {
@@ -336,6 +334,14 @@ std::vector<MixedCeilingVariant> mixed_ceiling_variants() {
     }
   }
   return list;
+}
+
+}  // namespace
+
+std::vector<CeilingVariant> ceiling_variants(std::span<const MovedArray> arrays) {
+  if (is_uniform(arrays)) return uniform_variants();
+  return mixed_variants(
+      std::any_of(arrays.begin(), arrays.end(), [](const MovedArray& array) { return !array.is_read; }));
 }
 
 std::vector<ReadCeilingVariant> read_ceiling_variants() {
@@ -352,16 +358,6 @@ std::vector<ReadCeilingVariant> read_ceiling_variants() {
                       }});
     }
   }
-  return list;
-}
-
-std::vector<CeilingVariant> ceiling_variants() {
-  std::vector<CeilingVariant> list;
-  add_level<Baseline, 4>(list, "baseline");
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2")) add_level<Avx2, 8>(list, "avx2");
-  if (__builtin_cpu_supports("avx512f")) add_level<Avx512, 16>(list, "avx512");
-#endif
   return list;
 }
 

@@ -28,17 +28,7 @@ class GpuBed final : public Bed {
 
   std::vector<Mover> movers(std::span<const MovedArray> arrays) const override {
     std::vector<Mover> list;
-    if (is_uniform(arrays)) {
-      for (const GpuCeilingVariant& variant : gpu_ceiling_variants(static_cast<int>(arrays.size()) - 1)) {
-        list.push_back({variant.name, [this, run = variant.run](std::span<const MovedArray> moved, std::int64_t count) {
-                          GpuStreams streams{moved.front().data, {}, count * moved.front().element_bytes / 4};
-                          for (const MovedArray& array : moved.subspan(1)) streams.read_write.push_back(array.data);
-                          run(streams, 0, stream_.get());
-                        }});
-      }
-      return list;
-    }
-    for (const GpuMixedCeilingVariant& variant : gpu_mixed_ceiling_variants(arrays)) {
+    for (const GpuCeilingVariant& variant : gpu_ceiling_variants(arrays)) {
       list.push_back({variant.name, [this, run = variant.run](std::span<const MovedArray> moved, std::int64_t count) {
                         run(moved, count, 0, stream_.get());
                       }});

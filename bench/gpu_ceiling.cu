@@ -6,8 +6,8 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <stdexcept>
-#include <utility>
 
 #include "kernels/cuda_error.hpp"
 
@@ -93,55 +93,65 @@ __global__ void __launch_bounds__(kMostThreads) move(const Arguments<kStreams> a
   }
 }
 
+// How many blocks may be launched: as many as are resident at a time, where they stride over the range.
+std::int64_t most_blocks(const void* kernel, int threads, Schedule schedule) {
+  if (schedule == Schedule::tile) return std::numeric_limits<std::int64_t>::max();
+  int device = 0;
+  int multiprocessors = 0;
+  int per_multiprocessor = 0;
+  kernels::check(cudaGetDevice(&device), "cudaGetDevice", "making the ceilings");
+  kernels::check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+                 "cudaDeviceGetAttribute", "making the ceilings");
+  kernels::check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, threads, 0),
+                 "cudaOccupancyMaxActiveBlocksPerMultiprocessor", "choosing the blocks of a ceiling");
+  return std::int64_t{per_multiprocessor} * multiprocessors;
+}
+
+template <typename... Values>
+void launch(const void* kernel, std::int64_t blocks, int threads, Stream stream, Values... values) {
+  void* pointers[] = {&values...};
+  kernels::check(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
+                                  pointers, 0, stream),
+                 "cudaLaunchKernel", "launching a ceiling");
+}
+
+std::string variant_name(int threads, int unroll, Hint hint, Schedule schedule) {
+  return "block " + std::to_string(threads) + " unroll " + std::to_string(unroll) +
+         (hint == Hint::streaming ? " streaming" : "") + (schedule == Schedule::grid_stride ? " grid-stride" : "");
+}
+
 template <int kStreams, int kUnroll, Hint kHint, Schedule kSchedule>
-GpuCeilingVariant variant(int threads, int multiprocessors) {
+GpuCeilingVariant variant(int threads) {
   const auto* const kernel = reinterpret_cast<const void*>(&move<kStreams, kUnroll, kHint, kSchedule>);
-  unsigned most_blocks = 0;  // that are resident at a time
-  if constexpr (kSchedule == Schedule::grid_stride) {
-    int per_multiprocessor = 0;
-    kernels::check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, threads, 0),
-                   "cudaOccupancyMaxActiveBlocksPerMultiprocessor", "choosing the blocks of a ceiling");
-    most_blocks = static_cast<unsigned>(per_multiprocessor * multiprocessors);
-  }
-  const auto run = [=](const GpuStreams& streams, std::uint32_t mask, Stream stream) {
+  const std::int64_t most = most_blocks(kernel, threads, kSchedule);
+  const auto run = [=](std::span<const MovedArray> arrays, std::int64_t count, std::uint32_t mask, Stream stream) {
     Arguments<kStreams> arguments{};
-    arguments.read_only = static_cast<const uint4*>(streams.read_only);
+    arguments.read_only = reinterpret_cast<const uint4*>(arrays.front().data);
     for (int s = 0; s < kStreams; ++s) {
-      arguments.read_write[s] = static_cast<uint4*>(streams.read_write.at(static_cast<std::size_t>(s)));
+      arguments.read_write[s] = reinterpret_cast<uint4*>(arrays[static_cast<std::size_t>(s) + 1].data);
     }
-    arguments.words = streams.words;
+    arguments.words = count * arrays.front().element_bytes / 4;
     arguments.mask = mask;
     const std::int64_t tile = static_cast<std::int64_t>(threads) * kUnroll * kWordsPerVector;
-    auto blocks = static_cast<unsigned>(std::max<std::int64_t>((streams.words + tile - 1) / tile, 1));
-    if (most_blocks != 0) blocks = std::min(blocks, most_blocks);
-    void* pointers[] = {&arguments};
-    kernels::check(cudaLaunchKernel(kernel, dim3(blocks), dim3(static_cast<unsigned>(threads)), pointers, 0, stream),
-                   "cudaLaunchKernel", "launching a ceiling");
+    const std::int64_t blocks = std::max<std::int64_t>((arguments.words + tile - 1) / tile, 1);
+    launch(kernel, std::min(blocks, most), threads, stream, arguments);
   };
-  return {"block " + std::to_string(threads) + " unroll " + std::to_string(kUnroll) +
-              (kHint == Hint::streaming ? " streaming" : "") +
-              (kSchedule == Schedule::grid_stride ? " grid-stride" : ""),
-          run};
+  return {variant_name(threads, kUnroll, kHint, kSchedule), run};
 }
 
 template <int kStreams>
 std::vector<GpuCeilingVariant> variants() {
-  int device = 0;
-  int multiprocessors = 0;
-  kernels::check(cudaGetDevice(&device), "cudaGetDevice", "making the ceilings");
-  kernels::check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-                 "cudaDeviceGetAttribute", "making the ceilings");
   std::vector<GpuCeilingVariant> list;
   for (const int threads : {128, 256, kMostThreads}) {
-    list.push_back(variant<kStreams, 1, Hint::none, Schedule::tile>(threads, multiprocessors));
-    list.push_back(variant<kStreams, 2, Hint::none, Schedule::tile>(threads, multiprocessors));
-    list.push_back(variant<kStreams, 1, Hint::streaming, Schedule::tile>(threads, multiprocessors));
-    list.push_back(variant<kStreams, 2, Hint::streaming, Schedule::tile>(threads, multiprocessors));
-    list.push_back(variant<kStreams, 1, Hint::none, Schedule::grid_stride>(threads, multiprocessors));
-    list.push_back(variant<kStreams, 2, Hint::none, Schedule::grid_stride>(threads, multiprocessors));
+    list.push_back(variant<kStreams, 1, Hint::none, Schedule::tile>(threads));
+    list.push_back(variant<kStreams, 2, Hint::none, Schedule::tile>(threads));
+    list.push_back(variant<kStreams, 1, Hint::streaming, Schedule::tile>(threads));
+    list.push_back(variant<kStreams, 2, Hint::streaming, Schedule::tile>(threads));
+    list.push_back(variant<kStreams, 1, Hint::none, Schedule::grid_stride>(threads));
+    list.push_back(variant<kStreams, 2, Hint::none, Schedule::grid_stride>(threads));
     if constexpr (kStreams + 1 <= kMostUnrolledStreams) {
-      list.push_back(variant<kStreams, 4, Hint::none, Schedule::tile>(threads, multiprocessors));
-      list.push_back(variant<kStreams, 4, Hint::none, Schedule::grid_stride>(threads, multiprocessors));
+      list.push_back(variant<kStreams, 4, Hint::none, Schedule::tile>(threads));
+      list.push_back(variant<kStreams, 4, Hint::none, Schedule::grid_stride>(threads));
     }
   }
   return list;
@@ -239,18 +249,6 @@ __global__ void __launch_bounds__(kMostThreads) move_mixed(const MixedArguments<
   move_rest(arguments, tiles * tile * kUnit);
 }
 
-int resident_blocks(const void* kernel, int threads, int multiprocessors) {
-  int per_multiprocessor = 0;
-  kernels::check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, threads, 0),
-                 "cudaOccupancyMaxActiveBlocksPerMultiprocessor", "choosing the blocks of a ceiling");
-  return per_multiprocessor * multiprocessors;
-}
-
-std::string variant_name(int threads, int unroll, Hint hint, Schedule schedule) {
-  return "block " + std::to_string(threads) + " unroll " + std::to_string(unroll) +
-         (hint == Hint::streaming ? " streaming" : "") + (schedule == Schedule::grid_stride ? " grid-stride" : "");
-}
-
 template <int kReadWrite>
 MixedArguments<kReadWrite> mixed_arguments(std::span<const MovedArray> arrays, std::int64_t count, std::uint32_t mask) {
   MixedArguments<kReadWrite> arguments{};
@@ -274,34 +272,48 @@ MixedArguments<kReadWrite> mixed_arguments(std::span<const MovedArray> arrays, s
 }
 
 template <int kReadWrite, int kUnroll, Hint kHint, Schedule kSchedule>
-GpuMixedCeilingVariant mixed_variant(int threads, int multiprocessors) {
+GpuCeilingVariant mixed_variant(int threads) {
   const auto* const kernel = reinterpret_cast<const void*>(&move_mixed<kReadWrite, kUnroll, kHint, kSchedule>);
-  const int most_blocks = kSchedule == Schedule::grid_stride ? resident_blocks(kernel, threads, multiprocessors) : 0;
+  const std::int64_t most = most_blocks(kernel, threads, kSchedule);
   const auto run = [=](std::span<const MovedArray> arrays, std::int64_t count, std::uint32_t mask, Stream stream) {
-    MixedArguments<kReadWrite> arguments = mixed_arguments<kReadWrite>(arrays, count, mask);
     const std::int64_t tile = static_cast<std::int64_t>(threads) * kUnroll * kUnit;
-    auto blocks = static_cast<unsigned>(count / tile + 1);  // one more for the rest
-    if (most_blocks != 0) blocks = std::min(blocks, static_cast<unsigned>(most_blocks));
-    void* pointers[] = {&arguments};
-    kernels::check(cudaLaunchKernel(kernel, dim3(blocks), dim3(static_cast<unsigned>(threads)), pointers, 0, stream),
-                   "cudaLaunchKernel", "launching a ceiling");
+    const std::int64_t blocks = count / tile + 1;  // one more for the rest
+    launch(kernel, std::min(blocks, most), threads, stream, mixed_arguments<kReadWrite>(arrays, count, mask));
   };
   return {variant_name(threads, kUnroll, kHint, kSchedule), run};
 }
 
 template <int kReadWrite>
-std::vector<GpuMixedCeilingVariant> mixed_variants(int multiprocessors) {
-  std::vector<GpuMixedCeilingVariant> list;
+std::vector<GpuCeilingVariant> mixed_variants() {
+  std::vector<GpuCeilingVariant> list;
   for (const int threads : {128, 256, kMostThreads}) {
-    list.push_back(mixed_variant<kReadWrite, 1, Hint::none, Schedule::tile>(threads, multiprocessors));
-    list.push_back(mixed_variant<kReadWrite, 1, Hint::streaming, Schedule::tile>(threads, multiprocessors));
-    list.push_back(mixed_variant<kReadWrite, 1, Hint::none, Schedule::grid_stride>(threads, multiprocessors));
+    list.push_back(mixed_variant<kReadWrite, 1, Hint::none, Schedule::tile>(threads));
+    list.push_back(mixed_variant<kReadWrite, 1, Hint::streaming, Schedule::tile>(threads));
+    list.push_back(mixed_variant<kReadWrite, 1, Hint::none, Schedule::grid_stride>(threads));
     if constexpr (kReadWrite <= kMostUnrolledReadWrite) {
-      list.push_back(mixed_variant<kReadWrite, 2, Hint::none, Schedule::tile>(threads, multiprocessors));
-      list.push_back(mixed_variant<kReadWrite, 2, Hint::streaming, Schedule::tile>(threads, multiprocessors));
+      list.push_back(mixed_variant<kReadWrite, 2, Hint::none, Schedule::tile>(threads));
+      list.push_back(mixed_variant<kReadWrite, 2, Hint::streaming, Schedule::tile>(threads));
     }
   }
   return list;
+}
+
+std::vector<GpuCeilingVariant> mixed_variants_for(std::span<const MovedArray> arrays) {
+  constexpr int kMost = 10;
+  std::int64_t read_only = 0;
+  std::int64_t read_write = 0;
+  std::int64_t write_only = 0;
+  for (const MovedArray& array : arrays) {
+    (!array.is_written ? read_only : array.is_read ? read_write : write_only) += array.element_bytes / 2;
+    if (array.element_bytes != 2 && array.element_bytes != 4) read_only = kMostReadOnlyVectors + 1;
+  }
+  if (read_only < 1 || read_only > kMostReadOnlyVectors || write_only > 1 || read_write > kMost) {
+    throw std::invalid_argument("adamant: bench: no ceiling moves these arrays");
+  }
+  if (read_write <= 2) return mixed_variants<2>();
+  if (read_write <= 4) return mixed_variants<4>();
+  if (read_write <= kMostUnrolledReadWrite) return mixed_variants<kMostUnrolledReadWrite>();
+  return mixed_variants<kMost>();
 }
 
 // --- An array that is only read
@@ -333,70 +345,35 @@ __global__ void __launch_bounds__(kMostThreads)
 }
 
 template <int kUnroll, Hint kHint, Schedule kSchedule>
-GpuReadCeilingVariant read_variant(int threads, int multiprocessors) {
+GpuReadCeilingVariant read_variant(int threads) {
   const auto* const kernel = reinterpret_cast<const void*>(&read<kUnroll, kHint, kSchedule>);
-  const int most_blocks = kSchedule == Schedule::grid_stride ? resident_blocks(kernel, threads, multiprocessors) : 0;
+  const std::int64_t most = most_blocks(kernel, threads, kSchedule);
   const auto run = [=](const void* data, std::int64_t bytes, std::uint32_t mask, std::uint32_t* sum, Stream stream) {
-    std::int64_t words = bytes / 4;
+    const std::int64_t words = bytes / 4;
     const std::int64_t tile = static_cast<std::int64_t>(threads) * kUnroll * kWordsPerVector;
-    auto blocks = static_cast<unsigned>(std::max<std::int64_t>((words + tile - 1) / tile, 1));
-    if (most_blocks != 0) blocks = std::min(blocks, static_cast<unsigned>(most_blocks));
-    void* pointers[] = {&data, &words, &mask, &sum};
-    kernels::check(cudaLaunchKernel(kernel, dim3(blocks), dim3(static_cast<unsigned>(threads)), pointers, 0, stream),
-                   "cudaLaunchKernel", "launching a ceiling");
+    const std::int64_t blocks = std::max<std::int64_t>((words + tile - 1) / tile, 1);
+    launch(kernel, std::min(blocks, most), threads, stream, data, words, mask, sum);
   };
   return {variant_name(threads, kUnroll, kHint, kSchedule), run};
 }
 
-int current_multiprocessors() {
-  int device = 0;
-  int multiprocessors = 0;
-  kernels::check(cudaGetDevice(&device), "cudaGetDevice", "making the ceilings");
-  kernels::check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-                 "cudaDeviceGetAttribute", "making the ceilings");
-  return multiprocessors;
-}
-
-template <std::size_t... kIndices>
-auto makers(std::index_sequence<kIndices...> /*indices*/) {
-  return std::array{&variants<static_cast<int>(kIndices) + 1>...};
-}
-
 }  // namespace
 
-std::vector<GpuCeilingVariant> gpu_ceiling_variants(int read_write_streams) {
-  return makers(std::make_index_sequence<kMostGpuReadWriteStreams>{})
-      .at(static_cast<std::size_t>(read_write_streams - 1))();
-}
-
-std::vector<GpuMixedCeilingVariant> gpu_mixed_ceiling_variants(std::span<const MovedArray> arrays) {
-  constexpr int kMost = 10;
-  std::int64_t read_only = 0;
-  std::int64_t read_write = 0;
-  std::int64_t write_only = 0;
-  for (const MovedArray& array : arrays) {
-    (!array.is_written ? read_only : array.is_read ? read_write : write_only) += array.element_bytes / 2;
-    if (array.element_bytes != 2 && array.element_bytes != 4) read_only = kMostReadOnlyVectors + 1;
-  }
-  if (read_only < 1 || read_only > kMostReadOnlyVectors || write_only > 1 || read_write > kMost) {
-    throw std::invalid_argument("adamant: bench: no ceiling moves these arrays");
-  }
-  const int multiprocessors = current_multiprocessors();
-  if (read_write <= 2) return mixed_variants<2>(multiprocessors);
-  if (read_write <= 4) return mixed_variants<4>(multiprocessors);
-  if (read_write <= kMostUnrolledReadWrite) return mixed_variants<kMostUnrolledReadWrite>(multiprocessors);
-  return mixed_variants<kMost>(multiprocessors);
+std::vector<GpuCeilingVariant> gpu_ceiling_variants(std::span<const MovedArray> arrays) {
+  if (!is_uniform(arrays)) return mixed_variants_for(arrays);
+  constexpr std::array kMakers{&variants<1>, &variants<2>, &variants<3>, &variants<4>, &variants<5>};
+  static_assert(kMakers.size() == std::size_t{kMostGpuReadWriteStreams});
+  return kMakers.at(arrays.size() - 2)();
 }
 
 std::vector<GpuReadCeilingVariant> gpu_read_ceiling_variants() {
-  const int multiprocessors = current_multiprocessors();
   std::vector<GpuReadCeilingVariant> list;
   for (const int threads : {128, 256, kMostThreads}) {
-    list.push_back(read_variant<1, Hint::none, Schedule::tile>(threads, multiprocessors));
-    list.push_back(read_variant<4, Hint::none, Schedule::tile>(threads, multiprocessors));
-    list.push_back(read_variant<4, Hint::streaming, Schedule::tile>(threads, multiprocessors));
-    list.push_back(read_variant<4, Hint::none, Schedule::grid_stride>(threads, multiprocessors));
-    list.push_back(read_variant<8, Hint::none, Schedule::grid_stride>(threads, multiprocessors));
+    list.push_back(read_variant<1, Hint::none, Schedule::tile>(threads));
+    list.push_back(read_variant<4, Hint::none, Schedule::tile>(threads));
+    list.push_back(read_variant<4, Hint::streaming, Schedule::tile>(threads));
+    list.push_back(read_variant<4, Hint::none, Schedule::grid_stride>(threads));
+    list.push_back(read_variant<8, Hint::none, Schedule::grid_stride>(threads));
   }
   return list;
 }

@@ -13,38 +13,23 @@
 
 namespace adamant::bench {
 
-inline constexpr int kMostGpuReadWriteStreams = 5;
+inline constexpr int kMostGpuReadWriteStreams = 5;  // of arrays that is_uniform()
 
-// What to move: device addresses that are multiples of 16, `words` words of four bytes at each.
-struct GpuStreams {
-  const void* read_only;
-  std::vector<void*> read_write;
-  std::int64_t words;
-};
-
-// One way to move the streams.
+// One way to move arrays, whose addresses are multiples of 16.
 struct GpuCeilingVariant {
   std::string name;
-  // Enqueues a pass that reads every word of every stream and writes `word ^ (read_only & mask)` to those that are
-  // written. A mask of zero, which the compiler cannot know of, leaves all as it was; tests take another.
-  std::function<void(const GpuStreams& streams, std::uint32_t mask, Stream stream)> run;
-};
-
-// A sweep over threads of a block, vectors in flight a thread, the cache's hints, and how the range is shared out: a
-// tile for each block, or as many blocks as fit that stride over the range. All accesses are 16 bytes wide.
-// `read_write_streams` from 1 to kMostGpuReadWriteStreams; for the current device.
-std::vector<GpuCeilingVariant> gpu_ceiling_variants(int read_write_streams);
-
-// The same for arrays of elements of 2 or 4 bytes, some only read and some only written, `count` elements of each.
-struct GpuMixedCeilingVariant {
-  std::string name;
-  // Enqueues a pass that reads and writes every byte of every array that is read or written. What is both becomes
-  // `value ^ (read & mask)`, what is only written `read & mask`, with something that was read; a mask of zero leaves
-  // all that is read as it was.
+  // Enqueues a pass that reads and writes every byte of every array that is read or written, `count` elements of each.
+  // What is both becomes `value ^ (read & mask)`, what is only written `read & mask`, with something that was read:
+  // where all have one size, the word at the same place. A mask of zero, which the compiler cannot know of, leaves all
+  // that is read as it was; tests take another.
   std::function<void(std::span<const MovedArray> arrays, std::int64_t count, std::uint32_t mask, Stream stream)> run;
 };
-// Throws std::invalid_argument for more arrays, or larger elements, than any method and storage has.
-std::vector<GpuMixedCeilingVariant> gpu_mixed_ceiling_variants(std::span<const MovedArray> arrays);
+
+// Those for such arrays, whose addresses are not looked at, on the current device: a sweep over threads of a block,
+// vectors in flight a thread, the cache's hints, and how the range is shared out: a tile for each block, or as many
+// blocks as fit that stride over the range. All accesses are 16 bytes wide. Throws std::invalid_argument for more
+// arrays, or larger elements, than any method and storage has.
+std::vector<GpuCeilingVariant> gpu_ceiling_variants(std::span<const MovedArray> arrays);
 
 // One way to read an array and nothing else.
 struct GpuReadCeilingVariant {

@@ -190,13 +190,15 @@ TEST(Ceilings, of_several_types_leave_what_is_read_and_touch_every_element_once)
     std::vector<std::byte> gradient = random_bytes(2 * count, 1);
     const std::vector<std::byte> written = random_bytes(2 * count + kZone, 2);
     const std::vector<std::byte> both = random_bytes(4 * count + kZone, 3);
-    for (const bench::MixedCeilingVariant& variant : bench::mixed_ceiling_variants()) {
+    std::vector<bench::MovedArray> arrays{{What::gradient, 2, true, false, gradient.data()},
+                                          {What::parameter, 2, false, true},
+                                          {What::kept, 4, true, true}};
+    for (const bench::CeilingVariant& variant : bench::ceiling_variants(arrays)) {
       for (const std::uint32_t mask : {0U, ~0U}) {
         std::vector<std::byte> got_written = written;
         std::vector<std::byte> got_both = both;
-        const std::vector<bench::MovedArray> arrays{{What::gradient, 2, true, false, gradient.data()},
-                                                    {What::parameter, 2, false, true, got_written.data()},
-                                                    {What::kept, 4, true, true, got_both.data()}};
+        arrays[1].data = got_written.data();
+        arrays[2].data = got_both.data();
         variant.run(arrays, count, mask, 3);
         std::vector<std::byte> expected_written = written;
         std::vector<std::byte> expected_both = both;
@@ -222,21 +224,23 @@ TEST(Ceilings, of_one_size_leave_what_is_read_and_touch_every_element_once) {
     const auto size = static_cast<std::size_t>(4 * count);
     std::vector<std::byte> read = random_bytes(4 * count, 1);
     for (std::size_t i = 3; i < size; i += 4) read[i] = std::byte{0x7f};
-    for (const bench::CeilingVariant& variant : bench::ceiling_variants()) {
+    const bench::MovedArray gradient{What::gradient, 4, true, false, read.data()};
+    const std::vector<bench::MovedArray> two{gradient, {What::parameter, 4, true, true}};
+    for (const bench::CeilingVariant& variant : bench::ceiling_variants(two)) {
       for (const std::uint32_t mask : {0U, ~0U}) {
         for (std::size_t streams = 1; streams <= bench::kMostReadWriteStreams; ++streams) {
           std::vector<std::vector<std::byte>> got;
-          std::vector<std::byte*> places;
+          std::vector<bench::MovedArray> arrays{gradient};
           for (std::size_t s = 0; s < streams; ++s) {
             got.push_back(random_bytes(4 * count + kZone, 2 + s));
             for (std::size_t i = 3; i < size; i += 4) got[s][i] = std::byte{0xff};
           }
           std::vector<std::vector<std::byte>> expected = got;
           for (std::size_t s = 0; s < streams; ++s) {
-            places.push_back(got[s].data());
+            arrays.push_back({What::state, 4, true, true, got[s].data()});
             for (std::size_t i = 0; i < size; ++i) expected[s][i] ^= read[i] & static_cast<std::byte>(mask);
           }
-          variant.run(read.data(), places, count, mask, 3);
+          variant.run(arrays, count, mask, 3);
           ASSERT_TRUE(got == expected) << variant.name << ", " << count << " words, " << streams << " streams, mask "
                                        << mask;
         }

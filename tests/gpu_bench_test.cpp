@@ -31,6 +31,7 @@ namespace {
 
 using Json = nlohmann::json;
 using Words = std::vector<std::string>;
+using What = bench::MovedArray::What;
 
 class GpuBench : public NeedsDevice {};
 
@@ -48,13 +49,14 @@ void expect_one_pass(const bench::GpuCeilingVariant& variant, int streams, std::
   const std::vector<std::uint32_t> read_only = random_words(words + kZone, 99);
   const host::DeviceArray<std::uint32_t> source(memory, read_only);
   std::vector<host::DeviceArray<std::uint32_t>> arrays;
-  bench::GpuStreams all{source.data(), {}, words};
+  const auto bytes_of = [](std::uint32_t* data) { return reinterpret_cast<std::byte*>(data); };
+  std::vector<bench::MovedArray> all{{What::gradient, 4, true, false, bytes_of(source.data())}};
   for (int s = 0; s < streams; ++s) {
     arrays.emplace_back(memory, std::span<const std::uint32_t>(random_words(words + kZone, static_cast<unsigned>(s))));
-    all.read_write.push_back(arrays.back().data());
+    all.push_back({What::state, 4, true, true, bytes_of(arrays.back().data())});
   }
   for (const std::uint32_t mask : {0U, ~0U}) {
-    variant.run(all, mask, stream.get());
+    variant.run(all, words, mask, stream.get());
     stream.wait();
     for (int s = 0; s < streams; ++s) {
       std::vector<std::uint32_t> expected = random_words(words + kZone, static_cast<unsigned>(s));
@@ -89,8 +91,10 @@ TEST_F(GpuBench, ceilings_leave_the_values_and_touch_every_word_of_every_stream_
   host::DeviceMemory memory(Device::cuda(0));
   const bench::GpuStream stream(0);
   for (int streams = 1; streams <= bench::kMostGpuReadWriteStreams; ++streams) {
+    std::vector<bench::MovedArray> arrays{{What::gradient, 4, true, false}};
+    arrays.resize(static_cast<std::size_t>(streams) + 1, {What::state, 4, true, true});
     std::set<std::string> names;
-    for (const bench::GpuCeilingVariant& variant : bench::gpu_ceiling_variants(streams)) {
+    for (const bench::GpuCeilingVariant& variant : bench::gpu_ceiling_variants(arrays)) {
       EXPECT_TRUE(names.insert(variant.name).second) << variant.name << " is there twice";
       // Less than a vector, less than a tile, whole tiles and a rest; and more than all resident blocks take at a time.
       for (const std::int64_t words : {1, 4, 1023, 8192, 8199}) {
@@ -106,7 +110,7 @@ TEST_F(GpuBench, ceilings_leave_the_values_and_touch_every_word_of_every_stream_
 
 // With a mask of ones every element that is written becomes value ^ what is read: once and not twice, which would undo
 // it. What is read is the same everywhere, so that it does not matter which of it goes where.
-void expect_one_mixed_pass(const bench::GpuMixedCeilingVariant& variant, std::vector<bench::MovedArray> arrays,
+void expect_one_mixed_pass(const bench::GpuCeilingVariant& variant, std::vector<bench::MovedArray> arrays,
                            std::int64_t count, host::DeviceMemory& memory, const bench::GpuStream& stream) {
   constexpr std::size_t kZone = 256;  // behind the range, not to be touched
   constexpr std::byte kRead{0x11};
@@ -154,7 +158,7 @@ TEST_F(GpuBench, ceilings_of_several_types_leave_the_values_and_touch_every_elem
     const std::vector<bench::MovedArray> arrays =
         bench::moved_arrays(made, tools::storages_from({types}).front(), bench::Pipeline::update);
     std::set<std::string> names;
-    for (const bench::GpuMixedCeilingVariant& variant : bench::gpu_mixed_ceiling_variants(arrays)) {
+    for (const bench::GpuCeilingVariant& variant : bench::gpu_ceiling_variants(arrays)) {
       EXPECT_TRUE(names.insert(variant.name).second) << variant.name << " is there twice";
       // Less than a unit, less than a tile, and whole tiles with a rest.
       for (const std::int64_t count : {1, 1000, 8192, 20011}) {
@@ -171,8 +175,7 @@ TEST_F(GpuBench, every_storage_has_a_ceiling_for_every_method) {
   for (const kernels::StorageTypes& storage : kernels::storages()) {
     for (const std::string& method : method_names()) {
       const auto arrays = bench::moved_arrays(make_method(method), storage, bench::Pipeline::update);
-      if (bench::is_uniform(arrays)) continue;
-      EXPECT_FALSE(bench::gpu_mixed_ceiling_variants(arrays).empty());
+      EXPECT_FALSE(bench::gpu_ceiling_variants(arrays).empty());
     }
   }
 }
