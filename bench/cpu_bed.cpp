@@ -56,12 +56,8 @@ class CpuBed final : public Bed {
   double shortest_sample() const override { return kShortestSample; }
 
   void fill(void* values, DataType type, std::int64_t count, double scale) const override {
-    switch (type) {
-      case DataType::float64: return fill_values(static_cast<double*>(values), count, scale, threads_);
-      case DataType::bfloat16: return fill_values(static_cast<bfloat16*>(values), count, scale, threads_);
-      case DataType::float16: return fill_values(static_cast<float16*>(values), count, scale, threads_);
-      default: return fill_values(static_cast<float*>(values), count, scale, threads_);
-    }
+    kernels::with_type(type,
+                       [&]<typename T>(T /*like*/) { fill_values(static_cast<T*>(values), count, scale, threads_); });
   }
 
   void copy(void* to, const void* from, std::int64_t bytes) const override {

@@ -4,6 +4,7 @@
 
 #include "kernels/apply.hpp"
 #include "kernels/storage.hpp"
+#include "kernels/storage_types.hpp"
 
 namespace adamant::host {
 namespace {
@@ -24,16 +25,6 @@ std::vector<std::byte> converted(std::span<const std::byte> values) {
     std::memcpy(result.data() + i * sizeof(To), &to, sizeof(To));
   }
   return result;
-}
-
-template <typename From>
-std::vector<std::byte> converted_from(std::span<const std::byte> values, DataType to) {
-  switch (to) {
-    case DataType::float64: return converted<double, From>(values);
-    case DataType::bfloat16: return converted<bfloat16, From>(values);
-    case DataType::float16: return converted<float16, From>(values);
-    default: return converted<float, From>(values);
-  }
 }
 
 template <typename Storage>
@@ -66,12 +57,9 @@ bool is_convertible(DataType from, DataType to) {
 }
 
 std::vector<std::byte> converted(std::span<const std::byte> values, DataType from, DataType to) {
-  switch (from) {
-    case DataType::float64: return converted_from<double>(values, to);
-    case DataType::bfloat16: return converted_from<bfloat16>(values, to);
-    case DataType::float16: return converted_from<float16>(values, to);
-    default: return converted_from<float>(values, to);
-  }
+  return kernels::with_type(from, [&]<typename From>(From /*like*/) {
+    return kernels::with_type(to, [&]<typename To>(To /*like*/) { return converted<To, From>(values); });
+  });
 }
 
 SplitParameter split(std::span<const std::byte> values, DataType parameter, Master master) {

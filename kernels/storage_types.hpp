@@ -19,6 +19,17 @@ struct StorageTypes {
   friend constexpr bool operator==(const StorageTypes&, const StorageTypes&) = default;
 };
 
+// Calls use(T{}), T being the type of the elements.
+template <typename Use>
+auto with_type(DataType type, const Use& use) {
+  switch (type) {
+    case DataType::float64: return use(double{});
+    case DataType::bfloat16: return use(bfloat16{});
+    case DataType::float16: return use(float16{});
+    default: return use(float{});
+  }
+}
+
 // Bytes of an element of what is kept beside a parameter: its master or remainder; 0 where nothing is.
 std::int64_t kept_size(Master master);
 

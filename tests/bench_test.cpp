@@ -472,13 +472,9 @@ TEST(Trap19Prepared, needs_no_more_memory_than_it_says) {
 }
 
 double element(const bench::MovedArray& array, DataType type, std::size_t i) {
-  const auto as = [&](auto like) { return kernels::widened<double>(reinterpret_cast<decltype(like)*>(array.data)[i]); };
-  switch (type) {
-    case DataType::float64: return as(double{});
-    case DataType::bfloat16: return as(bfloat16{});
-    case DataType::float16: return as(float16{});
-    default: return as(float{});
-  }
+  return kernels::with_type(type, [&]<typename T>(T /*like*/) {
+    return kernels::widened<double>(reinterpret_cast<const T*>(array.data)[i]);
+  });
 }
 
 TEST(Trap19Prepared, gradients_and_states_are_neither_zero_nor_subnormal) {

@@ -403,17 +403,11 @@ class Twins {
 
   void point_elsewhere(TensorId id) {
     const ConstArray old = on_cpu_.tensor(id).gradient;
-    const auto point = [&]<typename T>(T /*type*/) {
+    kernels::with_type(old.type(), [&]<typename T>(T /*type*/) {
       Buffers& made = make_buffers<T>(old.count(), -8, 2);
       on_cpu_.set_gradient(id, on_cpu(made, old.type(), old.count()));
       on_device_.set_gradient(id, on_device(made, old.type(), old.count()));
-    };
-    switch (old.type()) {
-      case DataType::float32: point(float{}); break;
-      case DataType::float64: point(double{}); break;
-      case DataType::bfloat16: point(bfloat16{}); break;
-      case DataType::float16: point(float16{}); break;
-    }
+    });
   }
 
   // What each has becomes what the other had, which must be the same.

@@ -158,12 +158,8 @@ struct Elements {
 
   std::size_t bytes(std::int64_t count) const { return static_cast<std::size_t>(count * size_in_bytes(type)); }
   double at(std::size_t i) const {
-    switch (type) {
-      case DataType::float64: return reinterpret_cast<const double*>(data)[i];
-      case DataType::bfloat16: return kernels::widened<double>(reinterpret_cast<const bfloat16*>(data)[i]);
-      case DataType::float16: return kernels::widened<double>(reinterpret_cast<const float16*>(data)[i]);
-      default: return static_cast<double>(reinterpret_cast<const float*>(data)[i]);
-    }
+    return kernels::with_type(
+        type, [&]<typename T>(T /*like*/) { return kernels::widened<double>(reinterpret_cast<const T*>(data)[i]); });
   }
   bool has_bits_of(const Elements& other, std::size_t i) const {
     const auto size = static_cast<std::size_t>(size_in_bytes(type));
