@@ -5,14 +5,14 @@
 #include <array>
 #include <cstddef>
 #include <cstdio>
-#include <fstream>
 #include <memory>
-#include <regex>
 #include <string>
 #include <type_traits>
 
 #include "bench/gpu_bed.hpp"
 #include "bench/values.hpp"
+#include "host/device_memory.hpp"
+#include "kernels/cuda_devices.hpp"
 #include "kernels/cuda_error.hpp"
 #include "kernels/narrow.hpp"
 
@@ -57,18 +57,6 @@ int attribute(cudaDeviceAttr which, int index) {
   if (cudaDeviceGetAttribute(&value, which, index) == cudaSuccess) return value;
   cudaGetLastError();  // a device or driver that does not have it
   return 0;
-}
-
-std::string version_text(int version) {
-  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
-}
-
-std::string driver_release() {
-  std::ifstream file("/proc/driver/nvidia/version");
-  std::string line;
-  std::getline(file, line);
-  std::smatch found;
-  return std::regex_search(line, found, std::regex("[0-9]+\\.[0-9]+(\\.[0-9]+)?")) ? found.str() : "";
 }
 
 }  // namespace
@@ -166,14 +154,14 @@ GpuFacts gpu_facts(int index) {
   std::snprintf(pci_bus.data(), pci_bus.size(), "%08X:%02X:%02X.0", properties.pciDomainID, properties.pciBusID,
                 properties.pciDeviceID);
   facts.pci_bus = pci_bus.data();
-  facts.compute_capability = std::to_string(properties.major) + "." + std::to_string(properties.minor);
+  facts.compute_capability = kernels::compute_capability(index);
   facts.multiprocessors = properties.multiProcessorCount;
   facts.memory_bytes = static_cast<std::int64_t>(properties.totalGlobalMem);
   facts.free_bytes = static_cast<std::int64_t>(free_bytes);
   facts.l2_bytes = properties.l2CacheSize;
-  facts.driver = driver_release();
-  facts.cuda_driver = version_text(driver);
-  facts.cuda_runtime = version_text(runtime);
+  facts.driver = host::nvidia_driver();
+  facts.cuda_driver = kernels::version_text(driver);
+  facts.cuda_runtime = kernels::version_text(runtime);
   facts.cuda_compiler = std::to_string(__CUDACC_VER_MAJOR__) + "." + std::to_string(__CUDACC_VER_MINOR__) + "." +
                         std::to_string(__CUDACC_VER_BUILD__);
   const double kilohertz = attribute(cudaDevAttrMemoryClockRate, index);

@@ -3,9 +3,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <fstream>
 #include <limits>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <string_view>
 
@@ -63,5 +65,17 @@ std::int64_t left_by_machine() {
 }  // namespace
 
 std::int64_t memory_available() { return std::min(left_by_machine(), left_by_control_groups()); }
+
+// The kernel module says "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  ...".
+std::string nvidia_driver() {
+  std::ifstream file("/proc/driver/nvidia/version");
+  std::string line;
+  std::getline(file, line);
+  std::istringstream words(line);
+  for (std::string word; words >> word;) {
+    if (std::isdigit(static_cast<unsigned char>(word.front())) != 0) return word;
+  }
+  return {};
+}
 
 }  // namespace adamant::host

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "adamant/types.hpp"
@@ -57,5 +58,8 @@ class DeviceArray {
 
 // The bytes of the host's memory that can be had without swapping and within the limits of control groups (version 2).
 std::int64_t memory_available();
+
+// The release of NVIDIA's driver, "580.65.06"; empty where the system does not say.
+std::string nvidia_driver();
 
 }  // namespace adamant::host

@@ -11,13 +11,10 @@
 #include "kernels/cuda_scopes.hpp"
 
 namespace adamant::kernels {
-namespace {
 
 std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
-
-}  // namespace
 
 void check_device(int wanted) {
   int count = 0;

@@ -5,6 +5,9 @@
 
 namespace adamant::kernels {
 
+// A version of CUDA as its functions say it, 13000, as "13.0".
+std::string version_text(int version);
+
 // Throws Unavailable, saying why, where there is no such device.
 void check_device(int index);
 

@@ -3,18 +3,14 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cctype>
 #include <exception>
-#include <fstream>
 #include <memory>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "adamant/adamant.hpp"
 #include "host/device_memory.hpp"
-#include "host/text.hpp"
 #include "kernels/backend.hpp"
 #include "tools/commands.hpp"
 #include "tools/run_options.hpp"
@@ -50,21 +46,6 @@ nlohmann::json devices() {
   return list;
 }
 
-// As the kernel module says it: "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  ..."; null where there is
-// none.
-nlohmann::json nvidia_driver() {
-  std::ifstream file("/proc/driver/nvidia/version");
-  std::string line;
-  std::getline(file, line);
-  const auto begins = line.find("Kernel Module");
-  if (begins == std::string::npos) return line.empty() ? nlohmann::json() : nlohmann::json(line);
-  std::istringstream words(line.substr(begins));
-  for (std::string word; words >> word;) {
-    if (std::isdigit(static_cast<unsigned char>(word.front())) != 0) return word;
-  }
-  return line;
-}
-
 nlohmann::json methods() {
   nlohmann::json list = nlohmann::json::array();
   for (const std::string& name : method_names()) {
@@ -81,6 +62,7 @@ nlohmann::json gather() {
   nlohmann::json machine = nlohmann::json::array();
   for (const SimdLevel level : simd_levels()) machine.push_back(name(level));
   const char* const toolkit = ADAMANT_BUILD_CUDA_TOOLKIT;  // empty without CUDA
+  const std::string driver = host::nvidia_driver();
   return {{"version", std::string(version())},
           {"build",
            {{"commit", environment().at("commit")},
@@ -92,7 +74,7 @@ nlohmann::json gather() {
             {"cuda_architectures", ADAMANT_BUILD_CUDA_ARCHITECTURES}}},
           {"devices", devices()},
           {"default_device", name(default_device())},
-          {"nvidia_driver", nvidia_driver()},
+          {"nvidia_driver", driver.empty() ? nlohmann::json() : nlohmann::json(driver)},
           {"simd", {{"build", ADAMANT_BUILD_SIMD}, {"machine", machine}, {"chosen", name(probe.simd())}}},
           {"threads", probe.threads()},
           {"cores", std::thread::hardware_concurrency()},
