@@ -14,8 +14,7 @@
 
 namespace adamant::bench {
 
-inline constexpr kernels::StorageTypes kPlainFloat32{DataType::float32, DataType::float32, DataType::float32,
-                                                     Master::none};
+inline constexpr kernels::StorageTypes kPlainFloat32 = kernels::plain_storage(DataType::float32);
 
 struct Request {
   Method method;

@@ -19,6 +19,9 @@ struct StorageTypes {
   friend constexpr bool operator==(const StorageTypes&, const StorageTypes&) = default;
 };
 
+// Of a tensor that has one type throughout.
+constexpr StorageTypes plain_storage(DataType type) { return {type, type, type, Master::none}; }
+
 // Calls use(T{}), T being the type of the elements.
 template <typename Use>
 auto with_type(DataType type, const Use& use) {

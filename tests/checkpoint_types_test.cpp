@@ -106,7 +106,7 @@ class MixedTraining {
       add(kernels::short_name(types), types, count, {});
       count += 10;
     }
-    const StorageTypes plain{DataType::float32, DataType::float32, DataType::float32, Master::none};
+    const StorageTypes plain = kernels::plain_storage(DataType::float32);
     add("copied to bfloat16", plain, 33, DataType::bfloat16);
     add("copied to float16", plain, 34, DataType::float16);
     if (order == Order::backward) members.reverse();
@@ -312,8 +312,7 @@ TEST_F(OtherTypes, are_taken_on_by_the_tensors_that_are_named_and_by_no_others) 
 TEST_F(OtherTypes, hold_the_canonical_nan_whatever_nan_was_saved) {
   // Rounded as numbers are, these would be -0, an infinity, 0 and an infinity.
   const std::vector<std::uint32_t> nans = {0x7FFFFFFF, 0x7F800001, 0xFFFFFFFF, 0xFF800001};
-  Member source = make_member("w", {DataType::float32, DataType::float32, DataType::float32, Master::none},
-                              std::vector<float>(nans.size()));
+  Member source = make_member("w", kernels::plain_storage(DataType::float32), std::vector<float>(nans.size()));
   std::memcpy(source.parameter.data(), nans.data(), source.parameter.size());
   Optimizer saved(Adam{});
   saved.add(spec_of(source));
@@ -455,7 +454,7 @@ TEST_F(KeptInAFile, without_the_parameters_stays_what_it_is) {
   const auto before = everything_of(optimizer);
   optimizer.load(path);
   EXPECT_EQ(everything_of(optimizer), before);
-  Member wide = make_member("r", {DataType::float32, DataType::float32, DataType::float32, Master::none}, {1, 2, 3});
+  Member wide = make_member("r", kernels::plain_storage(DataType::float32), {1, 2, 3});
   Optimizer other(Momentum{});
   other.add(spec_of(wide));
   expect_not_loaded(other, path, {"a remainder without the parameter it belongs to"},
@@ -464,7 +463,7 @@ TEST_F(KeptInAFile, without_the_parameters_stays_what_it_is) {
 
 // "w.master" may be a tensor's own name, where "w" has none.
 TEST_F(KeptInAFile, is_no_other_tensor_of_that_name) {
-  const StorageTypes plain{DataType::float32, DataType::float32, DataType::float32, Master::none};
+  const StorageTypes plain = kernels::plain_storage(DataType::float32);
   const StorageTypes random{DataType::bfloat16, DataType::bfloat16, DataType::float32, Master::stochastic};
   Member w = make_member("w", plain, {1, 2, 3});
   Member tensor = make_member("w.master", plain, {4, 5, 6});

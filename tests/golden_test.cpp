@@ -152,7 +152,8 @@ std::vector<double> doubles(const st::File& file, const std::string& name) {
 tools::Replayed replayed(const Case& golden, DataType type, const Tuning& tuning = {}, Device device = Device::cpu()) {
   const tools::Trace trace = tools::read_trace(golden.trace);
   EXPECT_EQ(trace.steps, golden.steps);
-  return tools::replay(trace, method_of(golden), device, tuning, type, [](std::int64_t, std::int64_t) {});
+  return tools::replay(trace, method_of(golden), device, tuning, kernels::plain_storage(type),
+                       [](std::int64_t, std::int64_t) {});
 }
 
 // Root mean square and 99th percentile of |got - exact|, in float32 ulps of `scale`.

@@ -471,7 +471,7 @@ TEST(Trap01Indexing, loops_of_every_simd_level_find_elements_across_2_to_the_31_
   constexpr std::int64_t kMost = (std::int64_t{1} << 32) + kCount;
   const Method method = Adam{};
   const int rule = host::rule_index(method);
-  const int storage = *kernels::find_storage({DataType::float32, DataType::float32, DataType::float32, Master::none});
+  const int storage = *kernels::find_storage(kernels::plain_storage(DataType::float32));
   const kernels::Scalars scalars = host::scalars_at_step(rule, storage, method, 3);
   const kernels::Decision decision{.gradient_factor = 1.0, .clip_value = 10.0, .skip = false};
   const std::vector<float> values = spread_values<float>(kCount, 1, -4, 1);

@@ -88,52 +88,6 @@ bool takes_up_more_than_gradients(const Method& method, std::string_view state) 
   return (decays && name(method) != "adamw") || (name(method) == "rmsprop" && state == "momentum_buffer");
 }
 
-Replayed replay_as(const Trace& trace, const Method& method, Device device, const Tuning& tuning,
-                   const kernels::StorageTypes& types, const OnStep& on_step) {
-  const std::size_t n = trace.parameter.size();
-  const auto count = static_cast<std::int64_t>(n);
-  host::DeviceMemory memory(device);
-  const auto parameter = memory.allocate(count * size_in_bytes(types.parameter));
-  const auto gradient = memory.allocate(count * size_in_bytes(types.gradient));
-  memory.write(parameter.get(), rounded(trace.parameter, types.parameter));
-  Replayed result{types.parameter, {}, std::vector<double>(n), std::vector<double>(n), {}, {}};
-
-  Optimizer optimizer(method, device, tuning);
-  const TensorId tensor = optimizer.add({.name = "param",
-                                         .parameter = {static_cast<void*>(parameter.get()), types.parameter, count},
-                                         .gradient = {static_cast<const void*>(gradient.get()), types.gradient, count},
-                                         .state_type = types.state,
-                                         .master = types.master});
-  const auto read = [&](const Array& array) {
-    std::vector<std::byte> bytes(static_cast<std::size_t>(count * size_in_bytes(array.type())));
-    memory.read(bytes, array.data());
-    return widened(bytes, array.type());
-  };
-  const auto note_parameters = [&] {
-    result.parameter = read(optimizer.tensor(tensor).parameter);
-    for (std::size_t i = 0; i < n; ++i) note_largest(result.largest_parameter, i, result.parameter[i]);
-  };
-  for (const std::string& name : state_names(method)) {
-    result.states.push_back({name, types.state, std::vector<double>(n), std::vector<double>(n),
-                             takes_up_more_than_gradients(method, name)});
-  }
-  note_parameters();
-  for (std::int64_t step = 0; step < trace.steps; ++step) {
-    const std::span<const double> row(trace.gradients.data() + static_cast<std::size_t>(step) * n, n);
-    for (std::size_t i = 0; i < n; ++i) note_largest(result.largest_gradient, i, row[i]);
-    memory.write(gradient.get(), rounded(row, types.gradient));
-    optimizer.step();
-    note_parameters();
-    for (State& state : result.states) {
-      state.values = read(optimizer.state(tensor, state.name));
-      for (std::size_t i = 0; i < n; ++i) note_largest(state.largest, i, state.values[i]);
-    }
-    on_step(step + 1, trace.steps);
-  }
-  if (types.master == Master::float32) result.master = read(optimizer.state(tensor, "master"));
-  return result;
-}
-
 // max |got - expected| / scale, element by element; an element that agrees is 0, one that differs from a scale of 0 is
 // infinitely wrong.
 double largest_relative(std::span<const double> got, std::span<const double> expected,
@@ -238,7 +192,8 @@ bool run(ReplayOptions options) {
                         {"parameters", trace.parameter.size()}, {"steps", trace.steps},       {"storage", types}};
   std::optional<ReplayComparison> comparison;
   if (!options.expect.empty()) {
-    const Replayed path = replay(trace, method, Device::cpu(), options.tuning(), DataType::float64, on_step);
+    const Replayed path =
+        replay(trace, method, Device::cpu(), options.tuning(), kernels::plain_storage(DataType::float64), on_step);
     comparison = compare(result, path, options.expect, options.tolerance);
     report["expected"] = options.expect;
     report["comparison"] = to_json(*comparison);
@@ -277,14 +232,50 @@ Trace read_trace(const std::filesystem::path& path) {
   return {read_doubles(file, "param", kOfTraces), read_doubles(file, "grad", kOfTraces), gradients.shape[0]};
 }
 
-Replayed replay(const Trace& trace, const Method& method, Device device, const Tuning& tuning, DataType type,
-                const OnStep& on_step) {
-  return replay_as(trace, method, device, tuning, {type, type, type, Master::none}, on_step);
-}
-
 Replayed replay(const Trace& trace, const Method& method, Device device, const Tuning& tuning,
-                const kernels::StorageTypes& storage, const OnStep& on_step) {
-  return replay_as(trace, method, device, tuning, storage, on_step);
+                const kernels::StorageTypes& types, const OnStep& on_step) {
+  const std::size_t n = trace.parameter.size();
+  const auto count = static_cast<std::int64_t>(n);
+  host::DeviceMemory memory(device);
+  const auto parameter = memory.allocate(count * size_in_bytes(types.parameter));
+  const auto gradient = memory.allocate(count * size_in_bytes(types.gradient));
+  memory.write(parameter.get(), rounded(trace.parameter, types.parameter));
+  Replayed result{types.parameter, {}, std::vector<double>(n), std::vector<double>(n), {}, {}};
+
+  Optimizer optimizer(method, device, tuning);
+  const TensorId tensor = optimizer.add({.name = "param",
+                                         .parameter = {static_cast<void*>(parameter.get()), types.parameter, count},
+                                         .gradient = {static_cast<const void*>(gradient.get()), types.gradient, count},
+                                         .state_type = types.state,
+                                         .master = types.master});
+  const auto read = [&](const Array& array) {
+    std::vector<std::byte> bytes(static_cast<std::size_t>(count * size_in_bytes(array.type())));
+    memory.read(bytes, array.data());
+    return widened(bytes, array.type());
+  };
+  const auto note_parameters = [&] {
+    result.parameter = read(optimizer.tensor(tensor).parameter);
+    for (std::size_t i = 0; i < n; ++i) note_largest(result.largest_parameter, i, result.parameter[i]);
+  };
+  for (const std::string& name : state_names(method)) {
+    result.states.push_back({name, types.state, std::vector<double>(n), std::vector<double>(n),
+                             takes_up_more_than_gradients(method, name)});
+  }
+  note_parameters();
+  for (std::int64_t step = 0; step < trace.steps; ++step) {
+    const std::span<const double> row(trace.gradients.data() + static_cast<std::size_t>(step) * n, n);
+    for (std::size_t i = 0; i < n; ++i) note_largest(result.largest_gradient, i, row[i]);
+    memory.write(gradient.get(), rounded(row, types.gradient));
+    optimizer.step();
+    note_parameters();
+    for (State& state : result.states) {
+      state.values = read(optimizer.state(tensor, state.name));
+      for (std::size_t i = 0; i < n; ++i) note_largest(state.largest, i, state.values[i]);
+    }
+    on_step(step + 1, trace.steps);
+  }
+  if (types.master == Master::float32) result.master = read(optimizer.state(tensor, "master"));
+  return result;
 }
 
 void write(const std::filesystem::path& path, const Replayed& result, const Method& method, std::int64_t steps) {

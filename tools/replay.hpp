@@ -42,12 +42,10 @@ struct Replayed {
 };
 
 using OnStep = std::function<void(std::int64_t done, std::int64_t steps)>;
-Replayed replay(const Trace& trace, const Method& method, Device device, const Tuning& tuning, DataType type,
-                const OnStep& on_step);
-// The same with parameters and gradients rounded to the types of a storage. The parameter is what is stored in the
+// With parameters and gradients rounded to these types. The parameter of the result is what is stored in the
 // parameter's type, also where there is a master.
 Replayed replay(const Trace& trace, const Method& method, Device device, const Tuning& tuning,
-                const kernels::StorageTypes& storage, const OnStep& on_step);
+                const kernels::StorageTypes& types, const OnStep& on_step);
 
 // Writes `param` and the states under PyTorch's names, in the type they have, and `master` where there is a float32
 // one.

@@ -71,7 +71,7 @@ DataType RunOptions::data_type() const { return type == "f64" ? DataType::float6
 
 std::vector<kernels::StorageTypes> RunOptions::all_storages() const {
   if (!storages.empty()) return storages_from(storages);
-  return {{data_type(), data_type(), data_type(), Master::none}};
+  return {kernels::plain_storage(data_type())};
 }
 
 Tuning RunOptions::tuning() const {
