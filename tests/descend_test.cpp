@@ -20,6 +20,7 @@
 #include "program.hpp"
 #include "tools/descend.hpp"
 #include "tools/method_colours.hpp"
+#include "tools/terminal.hpp"
 
 namespace adamant {
 namespace {
@@ -120,7 +121,7 @@ TEST(Descend, FollowsEachMethodsRecurrenceInDouble) {
 TEST(Descend, GradientDescentMultipliesX2ByMinus1Point4EachStepAndDiverges) {
   const Descent descent = paths()[kDiverging];
   EXPECT_EQ(descent.method, "gradient_descent");
-  EXPECT_EQ(tools::to_text(descent.options), "learning_rate=0.6");
+  EXPECT_EQ(tools::options_text(descent.options), "learning_rate=0.6");
   for (std::size_t step = 1; step < descent.path.size(); ++step) {
     const Point before = descent.path[step - 1];
     const Point after = descent.path[step];
@@ -208,7 +209,7 @@ TEST(DescendFiles, TheTableHasEveryPointAsItIs) {
       const Point point = descent.path[(i - 1) % 21];
       EXPECT_EQ(rows[i][0], std::to_string((i - 1) / 21 + 1));
       EXPECT_EQ(rows[i][1], descent.method);
-      EXPECT_EQ(rows[i][2], tools::to_text(descent.options));
+      EXPECT_EQ(rows[i][2], tools::options_text(descent.options));
       EXPECT_EQ(rows[i][3], std::to_string((i - 1) % 21));
       const auto read = [&](const std::string& text) {
         return type == DataType::float32 ? static_cast<double>(std::stof(text)) : std::stod(text);

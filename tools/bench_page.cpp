@@ -484,14 +484,7 @@ std::string ratio_section(const std::vector<BenchRatio>& ratios) {
   if (ratios.empty()) return "";
   std::map<std::string, std::vector<const BenchRatio*>> of_size;
   std::vector<std::string> sizes;
-  const auto words = [](const BenchCase& what) {
-    std::string text = size_words(what) + " parameters";
-    if (what.pipeline != "update" || what.storage != "float32/float32/float32") {
-      text += fmt::format(", {} of {}", what.pipeline, what.storage);
-    }
-    if (what.threads > 0) text += fmt::format(", {} thread{}", what.threads, what.threads == 1 ? "" : "s");
-    return text + (what.hot ? ", hot" : "");
-  };
+  const auto words = [](const BenchCase& what) { return size_words(what) + " parameters" + what.kind_text(); };
   for (const BenchRatio& ratio : ratios) {
     auto& list = of_size[words(ratio.what)];
     if (list.empty()) sizes.push_back(words(ratio.what));

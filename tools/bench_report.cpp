@@ -8,11 +8,13 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <set>
 #include <stdexcept>
 #include <utility>
 
 #include "host/text.hpp"
+#include "tools/terminal.hpp"
 
 namespace adamant::tools {
 namespace {
@@ -208,12 +210,6 @@ std::string device_text(const json& report) {
 
 }  // namespace
 
-std::string options_text(const std::map<std::string, std::string>& options) {
-  std::string text;
-  for (const auto& [name, value] : options) text += fmt::format("{}{}={}", text.empty() ? "" : " ", name, value);
-  return text;
-}
-
 void BenchCase::forget_plain_shape() {
   if (tensors == 1 || shape == fmt::format("{}x{}", tensors, count / tensors)) shape = "";
 }
@@ -225,13 +221,14 @@ std::string BenchCase::size_text() const {
   return tensors == 1 ? fmt::format("{}", count) : fmt::format("{}x{}", tensors, count / tensors);
 }
 
-std::string BenchCase::text() const {
-  std::string text = fmt::format("{}, {}", method_text(), size_text());
-  if (pipeline != "update" || storage != "float32/float32/float32")
-    text += fmt::format(", {} of {}", pipeline, storage);
+std::string BenchCase::kind_text() const {
+  std::string text;
+  if (pipeline != "update" || storage != "float32/float32/float32") text = fmt::format(", {} of {}", pipeline, storage);
   if (threads > 0) text += fmt::format(", {} thread{}", threads, threads == 1 ? "" : "s");
   return text + (hot ? ", hot" : "");
 }
+
+std::string BenchCase::text() const { return fmt::format("{}, {}{}", method_text(), size_text(), kind_text()); }
 
 double BenchRow::gigabytes_per_second() const {
   return 1e-9 * static_cast<double>(what.count) * bytes_per_parameter / update.median();

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -36,12 +35,11 @@ struct BenchCase {
   std::string method_text() const;
   // "1048576", "10000x64", or the shape's name.
   std::string size_text() const;
-  // "adam, 10000x64, clip of bfloat16/bfloat16/float32/remainder, 2 threads": what is usual is left out.
+  // ", clip of bfloat16/bfloat16/float32/remainder, 2 threads": what is usual is left out.
+  std::string kind_text() const;
+  // "adam, 10000x64, clip of bfloat16/bfloat16/float32/remainder, 2 threads"
   std::string text() const;
 };
-
-// As a case has them: "amsgrad=true beta1=0.8".
-std::string options_text(const std::map<std::string, std::string>& options);
 
 struct BenchRow {
   BenchCase what;

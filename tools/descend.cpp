@@ -103,8 +103,8 @@ void print(const std::vector<Descent>& descents, const Course& course) {
   fmt::print("{:<17} {:<33} {:>12} {:>12} {:>12}\n", "method", "options", "x1", "x2", "f");
   for (const Descent& descent : descents) {
     const Point end = descent.path.back();
-    fmt::print("{:<17} {:<33} {:>12.4g} {:>12.4g} {:>12.4g}  {}\n", descent.method, to_text(descent.options), end.x1,
-               end.x2, valley(end), descent.verdict());
+    fmt::print("{:<17} {:<33} {:>12.4g} {:>12.4g} {:>12.4g}  {}\n", descent.method, options_text(descent.options),
+               end.x1, end.x2, valley(end), descent.verdict());
   }
   fmt::print(
       "\nAcross the valley the slope is 4 x2, so gradient descent multiplies x2 by 1 - 4 learning_rate at each step:\n"
@@ -193,19 +193,13 @@ std::vector<Descent> textbook_descents(const Course& course) {
           descend("adam", {{"learning_rate", "0.4"}}, course)};
 }
 
-std::string to_text(const std::map<std::string, std::string>& options) {
-  std::string text;
-  for (const auto& [name, value] : options) text += fmt::format("{}{}={}", text.empty() ? "" : " ", name, value);
-  return text;
-}
-
 std::string to_csv(const std::vector<Descent>& descents, DataType type) {
   std::string text = "run,method,options,step,x1,x2,f\n";
   for (std::size_t run = 0; run < descents.size(); ++run) {
     const Descent& descent = descents[run];
     for (std::size_t step = 0; step < descent.path.size(); ++step) {
       const Point point = descent.path[step];
-      text += fmt::format("{},{},{},{},{},{},{}\n", run + 1, descent.method, to_text(descent.options), step,
+      text += fmt::format("{},{},{},{},{},{},{}\n", run + 1, descent.method, options_text(descent.options), step,
                           number_text(point.x1, type), number_text(point.x2, type),
                           number_text(valley(point), DataType::float64));
     }

@@ -47,9 +47,6 @@ Descent descend(const std::string& method, const std::map<std::string, std::stri
 // The six paths: gradient descent, and what each of the other methods makes of the same valley.
 std::vector<Descent> textbook_descents(const Course& course);
 
-// "learning_rate=0.6 momentum=0.25"
-std::string to_text(const std::map<std::string, std::string>& options);
-
 // One row for each point, every number as the shortest text that reads back as the same.
 std::string to_csv(const std::vector<Descent>& descents, DataType type);
 

@@ -89,6 +89,12 @@ nlohmann::json number(double value) {
 
 std::string gibibytes(std::int64_t bytes) { return fmt::format("{:.1f} GiB", static_cast<double>(bytes) * 0x1p-30); }
 
+std::string options_text(const std::map<std::string, std::string>& options) {
+  std::string text;
+  for (const auto& [name, value] : options) text += fmt::format("{}{}={}", text.empty() ? "" : " ", name, value);
+  return text;
+}
+
 nlohmann::json environment() {
   nlohmann::json levels = nlohmann::json::array();
   for (const SimdLevel level : simd_levels()) levels.push_back(name(level));

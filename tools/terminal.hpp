@@ -1,4 +1,4 @@
-// Progress of long work, Ctrl-C during it, and JSON results.
+// Progress of long work, Ctrl-C during it, and results as JSON and text.
 #pragma once
 
 #include <csignal>
@@ -6,6 +6,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -62,6 +63,9 @@ nlohmann::json number(double value);
 
 // "12.3 GiB"
 std::string gibibytes(std::int64_t bytes);
+
+// "learning_rate=0.6 momentum=0.25"
+std::string options_text(const std::map<std::string, std::string>& options);
 
 // The commit that this is built from, with "-dirty" behind it where files differ from it; empty where it is not known.
 std::string_view commit();
