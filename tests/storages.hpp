@@ -13,7 +13,6 @@
 #include <cstring>
 #include <iterator>
 #include <limits>
-#include <ostream>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -50,15 +49,6 @@ void with_storage(int storage, const Body& body) {
   with_storage(storage, body, kernels::Storages{});
 }
 
-struct StorageCase {
-  Case method_case;
-  int storage;  // index in kernels::Storages
-  const kernels::StorageTypes& types() const { return kernels::storages()[static_cast<std::size_t>(storage)]; }
-  friend void PrintTo(const StorageCase& c, std::ostream* out) {
-    *out << c.method_case.name << " " << to_text(c.types());
-  }
-};
-
 inline std::vector<int> every_storage() {
   std::vector<int> all(kernels::storages().size());
   for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
@@ -76,21 +66,10 @@ inline std::vector<int> storages_with_a_master() {
   });
 }
 
-inline std::vector<StorageCase> in_every_storage(const std::vector<Case>& cases) {
-  std::vector<StorageCase> all;
-  for (const Case& c : cases) {
-    for (const int storage : every_storage()) all.push_back({c, storage});
-  }
-  return all;
-}
-
 inline std::string storage_name(int storage) {
   std::string text = kernels::short_name(kernels::storages()[static_cast<std::size_t>(storage)]);
   for (char& letter : text) letter = letter == '/' ? '_' : letter;
   return text;
-}
-inline std::string storage_test_name(const testing::TestParamInfo<StorageCase>& info) {
-  return info.param.method_case.name + "_" + storage_name(info.param.storage);
 }
 
 // --- What 16 bits mean
