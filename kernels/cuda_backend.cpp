@@ -130,16 +130,16 @@ class CudaBackend final : public Backend {
     const std::int64_t values_at = room_for(bytes_of<double>(plan.norm.values));
     const std::int64_t arrived_at = room_for(bytes_of<unsigned>(std::ssize(plan.norm.nodes)));
     std::shared_ptr<std::byte> tables = memory_->allocate(bytes, "the tables of tensors and tiles");
-    Copies copies(memory_->stream());
+    Copies copies(memory_->stream(), "building the plan");
     const auto upload = [&](std::int64_t at, std::span<const std::byte> from) {
-      copies.add(tables.get() + at, from.data(), from.size(), "building the plan");
+      copies.add(tables.get() + at, from.data(), from.size());
     };
     upload(rows_at, std::as_bytes(std::span(rows)));
     upload(gradients_at, std::as_bytes(std::span(gradients)));
     upload(tiles_at, std::as_bytes(std::span(plan.tiles)));
     upload(leaves_at, std::as_bytes(std::span(plan.norm.leaves)));
     upload(nodes_at, std::as_bytes(std::span(plan.norm.nodes)));
-    copies.wait("building the plan");
+    copies.wait();
     if (!staging_) staging_.emplace();
     staging_->reserve(bytes_of<void*>(row_count));
     retired_.reserve(retired_.size() + 1);
@@ -192,9 +192,9 @@ class CudaBackend final : public Backend {
     const OnDevice on(index_, "setting the options of a new group");
     const RelaxedCaptureMode relaxed;
     const OptionBytes bytes = option_bytes(rule_, options);
-    Copies copies(memory_->stream());
-    copies.add(options_.at(group), &bytes, sizeof bytes, "setting the options of a new group");
-    copies.wait("setting the options of a new group");
+    Copies copies(memory_->stream(), "setting the options of a new group");
+    copies.add(options_.at(group), &bytes, sizeof bytes);
+    copies.wait();
   }
 
   void set_options(std::int32_t group, const Method& options, Stream stream) override {
@@ -208,14 +208,14 @@ class CudaBackend final : public Backend {
   void read_step_counts(std::int64_t first, std::span<std::int64_t> counts, Stream stream) const override {
     check_not_capturing(stream, "reading step counts");
     const OnDevice on(index_, "reading step counts");
-    Copies copies(stream);
+    Copies copies(stream, "reading step counts");
     while (!counts.empty()) {
       const auto length = std::min(counts.size(), static_cast<std::size_t>(step_counts_.in_one_piece(first)));
-      copies.add(counts.data(), step_counts_.at(first), length * sizeof(std::int64_t), "reading step counts");
+      copies.add(counts.data(), step_counts_.at(first), length * sizeof(std::int64_t));
       counts = counts.subspan(length);
       first += static_cast<std::int64_t>(length);
     }
-    copies.wait("reading step counts");
+    copies.wait();
   }
 
   void set_control(const Control& control, Stream stream) override {
@@ -348,9 +348,9 @@ class CudaBackend final : public Backend {
   void copy(void* to, const void* from, std::size_t bytes, Stream stream, const char* what) const {
     check_not_capturing(stream, what);
     const OnDevice on(index_, what);
-    Copies copies(stream);
-    copies.add(to, from, bytes, what);
-    copies.wait(what);
+    Copies copies(stream, what);
+    copies.add(to, from, bytes);
+    copies.wait();
   }
 
   template <typename T>
@@ -409,9 +409,9 @@ class CudaBackend final : public Backend {
     first.control = plain_control();
     first.report = first_report();
     std::shared_ptr<std::byte> memory = memory_->allocate(sizeof(StepState), "what steps do to gradients");
-    Copies copies(memory_->stream());
-    copies.add(memory.get(), &first, sizeof first, "setting what steps do to gradients");
-    copies.wait("setting what steps do to gradients");
+    Copies copies(memory_->stream(), "setting what steps do to gradients");
+    copies.add(memory.get(), &first, sizeof first);
+    copies.wait();
     step_state_ = std::move(memory);
   }
 

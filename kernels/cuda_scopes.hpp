@@ -67,10 +67,10 @@ class RelaxedCaptureMode {
 };
 
 // Host memory that a stream copies to or from must stay until the copies have ended, also where something fails in
-// between: declared behind that memory, this waits for them before it goes.
+// between: declared behind that memory, this waits for them before it goes. `what` says what they are for.
 class Copies {
  public:
-  explicit Copies(cudaStream_t stream) : stream_(stream) {}
+  Copies(cudaStream_t stream, const char* what) : stream_(stream), what_(what) {}
   ~Copies() {
     if (ended_) return;
     const Quietly quietly;
@@ -81,17 +81,18 @@ class Copies {
   Copies& operator=(const Copies&) = delete;
 
   // From and to memory of any kind: the runtime tells by the addresses.
-  void add(void* to, const void* from, std::size_t bytes, const char* what) {
-    if (bytes > 0) ADAMANT_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), what);
+  void add(void* to, const void* from, std::size_t bytes) {
+    if (bytes > 0) ADAMANT_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), what_);
   }
-  void wait(const char* what) {
+  void wait() {
     const RelaxedCaptureMode relaxed;
-    ADAMANT_CUDA(cudaStreamSynchronize(stream_), what);
+    ADAMANT_CUDA(cudaStreamSynchronize(stream_), what_);
     ended_ = true;
   }
 
  private:
   cudaStream_t stream_;
+  const char* what_;
   bool ended_ = false;
 };
 
