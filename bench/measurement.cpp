@@ -9,7 +9,6 @@
 #include <iterator>
 #include <optional>
 #include <span>
-#include <stdexcept>
 #include <utility>
 
 #include "bench/baseline_check.hpp"

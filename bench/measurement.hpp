@@ -3,7 +3,6 @@
 // google_benchmark.cpp.
 #pragma once
 
-#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>

@@ -2,10 +2,8 @@
 // allowed, and has changed nothing: parameters, gradients, states, step counts, options, tensors.
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <functional>
 #include <limits>
-#include <memory>
 #include <sstream>
 #include <string>
 #include <vector>

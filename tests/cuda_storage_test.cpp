@@ -6,7 +6,6 @@
 #include <bit>
 #include <cstdint>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "tests/device.hpp"

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 #include <xxhash.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <regex>

@@ -12,7 +12,6 @@
 #include <filesystem>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include "documents.hpp"
 #include "program.hpp"

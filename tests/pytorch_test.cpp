@@ -9,7 +9,6 @@
 #include <filesystem>
 #include <functional>
 #include <list>
-#include <map>
 #include <optional>
 #include <span>
 #include <string>

@@ -8,9 +8,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <functional>
-#include <limits>
 #include <set>
 #include <string>
 #include <vector>

@@ -14,17 +14,14 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <new>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <stdexcept>
 #include <system_error>
-#include <thread>
 #include <utility>
 
 #include "folder.hpp"

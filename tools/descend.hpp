@@ -2,7 +2,6 @@
 // methods take down it. Here the paths are the library's own steps; the picture of them is in descend_picture.cpp.
 #pragma once
 
-#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
