@@ -131,15 +131,10 @@ std::vector<std::string> names_of(const std::variant<Methods...>* /*tag*/) {
 }
 
 template <typename... Rules>
-const std::string_view* state_names_of(int rule, TypeList<Rules...> /*tag*/) {
+std::vector<std::string> state_names_of(int rule, TypeList<Rules...> /*tag*/) {
   static constexpr const std::string_view* kNames[] = {Rules::kStateNames...};
-  return kNames[rule];
-}
-
-template <typename... Rules>
-int slots_of(int rule, TypeList<Rules...> /*tag*/) {
   static constexpr int kSlots[] = {Rules::kSlots...};
-  return kSlots[rule];
+  return {kNames[rule], kNames[rule] + kSlots[rule]};
 }
 
 }  // namespace
@@ -198,9 +193,7 @@ std::vector<Option> options(const Method& method) {
 }
 
 std::vector<std::string> state_names(const Method& method) {
-  const int rule = host::rule_index(method);
-  const std::string_view* names = state_names_of(rule, kernels::Rules{});
-  return {names, names + host::slot_count(rule)};
+  return state_names_of(host::rule_index(method), kernels::Rules{});
 }
 
 namespace host {
@@ -251,8 +244,6 @@ int rule_index(const Method& method) {
       },
       method);
 }
-
-int slot_count(int rule) { return slots_of(rule, kernels::Rules{}); }
 
 bool runs_as(const Method& method, int rule) {
   const FloatingPointGuard guard;

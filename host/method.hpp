@@ -1,5 +1,4 @@
-// What the host layer asks of a method beyond the public interface: which rule it is, and how many state slots that
-// has.
+// What the host layer asks of a method beyond the public interface: which rule it is, and its options to the last bit.
 #pragma once
 
 #include <map>
@@ -14,8 +13,6 @@ namespace adamant::host {
 
 // The index in kernels::Rules of the variant that the options ask for.
 int rule_index(const Method& method);
-
-int slot_count(int rule);
 
 // Whether a group with these options can be stepped by an Optimizer made for `rule`.
 bool runs_as(const Method& method, int rule);
