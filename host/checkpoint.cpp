@@ -62,7 +62,7 @@ constexpr std::uint32_t kLargestIdentity = std::numeric_limits<std::uint32_t>::m
 constexpr std::int64_t kPieceBytes = 1 << 20;
 
 std::string key(std::string_view prefix, std::string_view name) { return std::string(prefix) + std::string(name); }
-std::string flag(bool value) { return value ? "true" : "false"; }
+std::string_view flag(bool value) { return value ? "true" : "false"; }
 
 std::string array_name(std::string_view tensor, std::string_view state) {
   return std::string(tensor) + "." + std::string(state);
@@ -111,15 +111,15 @@ safetensors::Type kept_type(Master master) {
 
 Metadata describe(const OptimizerView& optimizer, SaveOptions what) {
   Metadata metadata;
-  const auto set = [&](std::string name, std::string value) {
-    metadata.insert_or_assign(std::move(name), std::move(value));
+  const auto set = [&](std::string_view name, std::string_view value) {
+    metadata.insert_or_assign(std::string(name), std::string(value));
   };
-  set(std::string(kFormat), std::string(kThisFormat));
-  set(std::string(kVersionKey), std::string(version()));
-  set(std::string(kMethod), std::string(name(optimizer.groups.front())));
-  set(std::string(kStates), joined(optimizer.state_names));
-  set(std::string(kParameters), flag(what.parameters));
-  set(std::string(kGroups), to_text(optimizer.groups.size()));
+  set(kFormat, kThisFormat);
+  set(kVersionKey, version());
+  set(kMethod, name(optimizer.groups.front()));
+  set(kStates, joined(optimizer.state_names));
+  set(kParameters, flag(what.parameters));
+  set(kGroups, to_text(optimizer.groups.size()));
   for (std::size_t group = 0; group < optimizer.groups.size(); ++group) {
     for (const auto& [option, value] : exact_options(optimizer.groups[group])) {
       set(group_prefix(group) + option, value);
@@ -131,14 +131,14 @@ Metadata describe(const OptimizerView& optimizer, SaveOptions what) {
     set(key(kFrozen, tensor.name), flag(tensor.frozen));
     set(key(kIdentity, tensor.name), to_text(tensor.identity));
   }
-  set(std::string(kNextIdentity), to_text(optimizer.next_identity));
-  set(std::string(kSeed), to_text(optimizer.seed));
+  set(kNextIdentity, to_text(optimizer.next_identity));
+  set(kSeed, to_text(optimizer.seed));
   if (optimizer.has_loss_scale) {
-    set(std::string(kLossScale), hexadecimal_text(static_cast<double>(optimizer.report.loss_scale)));
-    set(std::string(kGoodSteps), to_text(optimizer.report.good_steps));
-    set(std::string(kSkippedSteps), to_text(optimizer.report.skipped_steps));
+    set(kLossScale, hexadecimal_text(static_cast<double>(optimizer.report.loss_scale)));
+    set(kGoodSteps, to_text(optimizer.report.good_steps));
+    set(kSkippedSteps, to_text(optimizer.report.skipped_steps));
   }
-  set(std::string(kHeaderDigest), std::string(kNoDigest));
+  set(kHeaderDigest, kNoDigest);
   return metadata;
 }
 
@@ -255,7 +255,7 @@ class Reader {
     check_method();
     differences_.refuse_if_any(file_.path());  // nothing below would fit either
     read_groups();
-    has_parameters_ = truth(std::string(kParameters)).value_or(false);
+    has_parameters_ = truth(kParameters).value_or(false);
     if (format_ != kFirstFormat) read_randomness_and_scale();
     for (std::size_t i = 0; i < optimizer_.tensors.size(); ++i) read_tensor(i);
     find_extra_tensors();
@@ -286,14 +286,14 @@ class Reader {
   };
 
   // The value of a key that the format asks for; nothing, and a complaint, where it is missing.
-  const std::string* value(const std::string& name) {
+  const std::string* value(std::string_view name) {
     const auto found = file_.metadata().find(name);
     if (found != file_.metadata().end()) return &found->second;
     differences_.add("the file's metadata has no " + in_quotes(name));
     return nullptr;
   }
 
-  std::optional<std::int64_t> number(const std::string& name, std::int64_t most) {
+  std::optional<std::int64_t> number(std::string_view name, std::int64_t most) {
     const std::string* text = value(name);
     if (text == nullptr) return std::nullopt;
     const auto read = from_text<std::int64_t>(*text);
@@ -302,7 +302,7 @@ class Reader {
     return std::nullopt;
   }
 
-  std::optional<bool> truth(const std::string& name) {
+  std::optional<bool> truth(std::string_view name) {
     const std::string* text = value(name);
     if (text == nullptr) return std::nullopt;
     if (*text == "true" || *text == "false") return *text == "true";
@@ -311,7 +311,7 @@ class Reader {
   }
 
   void check_header() {
-    const std::string* format = value(std::string(kFormat));
+    const std::string* format = value(kFormat);
     if (format != nullptr) format_ = *format;
     if (format != nullptr && *format != kThisFormat && *format != kFirstFormat) {
       const auto writer = file_.metadata().find(kVersionKey);
@@ -320,7 +320,7 @@ class Reader {
                        "; this version, " + std::string(version()) + ", reads formats " + std::string(kFirstFormat) +
                        " and " + std::string(kThisFormat));
     }
-    const std::string* written = value(std::string(kHeaderDigest));
+    const std::string* written = value(kHeaderDigest);
     differences_.refuse_if_any(file_.path());
     const std::size_t position = header_digest_position(file_.header());
     if (position == std::string_view::npos || written->size() != kNoDigest.size() ||
@@ -332,8 +332,8 @@ class Reader {
   }
 
   void check_method() {
-    const std::string* method = value(std::string(kMethod));
-    const std::string* states = value(std::string(kStates));
+    const std::string* method = value(kMethod);
+    const std::string* states = value(kStates);
     if (method == nullptr || states == nullptr) return;
     const std::string_view own = name(optimizer_.groups.front());
     if (*method != own || *states != joined(optimizer_.state_names)) {
@@ -344,7 +344,7 @@ class Reader {
   }
 
   void read_groups() {
-    const auto count = number(std::string(kGroups), std::numeric_limits<std::int32_t>::max());
+    const auto count = number(kGroups, std::numeric_limits<std::int32_t>::max());
     if (!count) return;
     if (*count == 0) differences_.add("the file has no group; allowed: at least one");
     for (std::int64_t group = 0; group < *count; ++group) {
@@ -378,19 +378,19 @@ class Reader {
   }
 
   void read_randomness_and_scale() {
-    if (const std::string* text = value(std::string(kSeed))) {
+    if (const std::string* text = value(kSeed)) {
       seed = from_text<std::uint64_t>(*text);
       if (!seed)
         differences_.add("the file's " + in_quotes(kSeed) + " is " + in_quotes(*text) + "; allowed: 0 to 2^64 - 1");
     }
     if (file_.metadata().contains(kNextIdentity)) {  // earlier files of this format have none
-      const auto next = number(std::string(kNextIdentity), std::numeric_limits<std::uint32_t>::max());
+      const auto next = number(kNextIdentity, std::numeric_limits<std::uint32_t>::max());
       next_identity = static_cast<std::uint32_t>(next.value_or(0));
     }
     if (!file_.metadata().contains(kLossScale)) return;
-    const std::string* text = value(std::string(kLossScale));
-    const auto good = number(std::string(kGoodSteps), std::numeric_limits<std::int32_t>::max() - 1);
-    const auto skipped = number(std::string(kSkippedSteps), kMostSteps);
+    const std::string* text = value(kLossScale);
+    const auto good = number(kGoodSteps, std::numeric_limits<std::int32_t>::max() - 1);
+    const auto skipped = number(kSkippedSteps, kMostSteps);
     if (text == nullptr || !good || !skipped) return;
     const std::optional<double> scale = number_from_text(*text);
     if (!text->starts_with(kHexadecimal) || !scale ||
