@@ -9,7 +9,7 @@
 #include <limits>
 #include <stdexcept>
 
-#include "kernels/cuda_error.hpp"
+#include "kernels/cuda_scopes.hpp"
 
 namespace adamant::bench {
 namespace {
@@ -99,20 +99,19 @@ std::int64_t most_blocks(const void* kernel, int threads, Schedule schedule) {
   int device = 0;
   int multiprocessors = 0;
   int per_multiprocessor = 0;
-  kernels::check(cudaGetDevice(&device), "cudaGetDevice", "making the ceilings");
-  kernels::check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-                 "cudaDeviceGetAttribute", "making the ceilings");
-  kernels::check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, threads, 0),
-                 "cudaOccupancyMaxActiveBlocksPerMultiprocessor", "choosing the blocks of a ceiling");
+  ADAMANT_CUDA(cudaGetDevice(&device), "making the ceilings");
+  ADAMANT_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "making the ceilings");
+  ADAMANT_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, threads, 0),
+               "choosing the blocks of a ceiling");
   return std::int64_t{per_multiprocessor} * multiprocessors;
 }
 
 template <typename... Values>
 void launch(const void* kernel, std::int64_t blocks, int threads, Stream stream, Values... values) {
   void* pointers[] = {&values...};
-  kernels::check(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
-                                  pointers, 0, stream),
-                 "cudaLaunchKernel", "launching a ceiling");
+  ADAMANT_CUDA(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
+                                pointers, 0, stream),
+               "launching a ceiling");
 }
 
 std::string variant_name(int threads, int unroll, Hint hint, Schedule schedule) {

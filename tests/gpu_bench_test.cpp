@@ -19,7 +19,6 @@
 #include "bench/gpu_baselines.hpp"
 #include "bench/gpu_bed.hpp"
 #include "bench/gpu_ceiling.hpp"
-#include "bench/gpu_device.hpp"
 #include "device.hpp"
 #include "host/device_memory.hpp"
 #include "inputs.hpp"
@@ -44,7 +43,7 @@ std::vector<std::uint32_t> random_words(std::int64_t count, std::uint64_t seed) 
 
 // With a mask of ones every word that is written becomes word ^ read_only: once and not twice, which would undo it.
 void expect_one_pass(const bench::GpuCeilingVariant& variant, int streams, std::int64_t words,
-                     host::DeviceMemory& memory, const bench::GpuStream& stream) {
+                     host::DeviceMemory& memory, const bench::Bed& bed) {
   constexpr std::int64_t kZone = 64;  // behind the range, not to be touched
   const std::vector<std::uint32_t> read_only = random_words(words + kZone, 99);
   const host::DeviceArray<std::uint32_t> source(memory, read_only);
@@ -56,8 +55,8 @@ void expect_one_pass(const bench::GpuCeilingVariant& variant, int streams, std::
     all.push_back({What::state, 4, true, true, bytes_of(arrays.back().data())});
   }
   for (const std::uint32_t mask : {0U, ~0U}) {
-    variant.run(all, words, mask, stream.get());
-    stream.wait();
+    variant.run(all, words, mask, bed.stream());
+    bed.wait();
     for (int s = 0; s < streams; ++s) {
       std::vector<std::uint32_t> expected = random_words(words + kZone, static_cast<unsigned>(s));
       for (std::size_t i = 0; i < static_cast<std::size_t>(words); ++i) expected[i] ^= read_only[i] & mask;
@@ -89,7 +88,7 @@ TEST_F(GpuBench, copies_every_byte_and_no_other) {
 
 TEST_F(GpuBench, ceilings_leave_the_values_and_touch_every_word_of_every_stream_once) {
   host::DeviceMemory memory(Device::cuda(0));
-  const bench::GpuStream stream(0);
+  const std::unique_ptr<bench::Bed> bed = bench::make_gpu_bed(0);
   for (int streams = 1; streams <= bench::kMostGpuReadWriteStreams; ++streams) {
     std::vector<bench::MovedArray> arrays{{What::gradient, 4, true, false}};
     arrays.resize(static_cast<std::size_t>(streams) + 1, {What::state, 4, true, true});
@@ -98,10 +97,10 @@ TEST_F(GpuBench, ceilings_leave_the_values_and_touch_every_word_of_every_stream_
       EXPECT_TRUE(names.insert(variant.name).second) << variant.name << " is there twice";
       // Less than a vector, less than a tile, whole tiles and a rest; and more than all resident blocks take at a time.
       for (const std::int64_t words : {1, 4, 1023, 8192, 8199}) {
-        expect_one_pass(variant, streams, words, memory, stream);
+        expect_one_pass(variant, streams, words, memory, *bed);
         if (HasFatalFailure()) return;
       }
-      if (streams == 2) expect_one_pass(variant, streams, 300001, memory, stream);
+      if (streams == 2) expect_one_pass(variant, streams, 300001, memory, *bed);
       if (HasFatalFailure()) return;
     }
     EXPECT_GE(names.size(), 18U);
@@ -111,7 +110,7 @@ TEST_F(GpuBench, ceilings_leave_the_values_and_touch_every_word_of_every_stream_
 // With a mask of ones every element that is written becomes value ^ what is read: once and not twice, which would undo
 // it. What is read is the same everywhere, so that it does not matter which of it goes where.
 void expect_one_mixed_pass(const bench::GpuCeilingVariant& variant, std::vector<bench::MovedArray> arrays,
-                           std::int64_t count, host::DeviceMemory& memory, const bench::GpuStream& stream) {
+                           std::int64_t count, host::DeviceMemory& memory, const bench::Bed& bed) {
   constexpr std::size_t kZone = 256;  // behind the range, not to be touched
   constexpr std::byte kRead{0x11};
   constexpr std::byte kBefore{0x40};
@@ -125,8 +124,8 @@ void expect_one_mixed_pass(const bench::GpuCeilingVariant& variant, std::vector<
       there.emplace_back(memory, std::span<const std::byte>(values));
       array.data = there.back().data();
     }
-    variant.run(arrays, count, mask, stream.get());
-    stream.wait();
+    variant.run(arrays, count, mask, bed.stream());
+    bed.wait();
     for (std::size_t a = 0; a < arrays.size(); ++a) {
       const std::vector<std::byte> got = there[a].read();
       const std::byte from = arrays[a].is_read ? kBefore : std::byte{0};
@@ -145,7 +144,7 @@ void expect_one_mixed_pass(const bench::GpuCeilingVariant& variant, std::vector<
 
 TEST_F(GpuBench, ceilings_of_several_types_leave_the_values_and_touch_every_element_once) {
   host::DeviceMemory memory(Device::cuda(0));
-  const bench::GpuStream stream(0);
+  const std::unique_ptr<bench::Bed> bed = bench::make_gpu_bed(0);
   // A list of arrays for each kind of kernel; with a parameter that is only written, and with gradients of 4 bytes.
   const std::vector<std::pair<std::string, std::string>> all{
       {"gradient_descent", "bfloat16/bfloat16/float32/stochastic"},
@@ -162,7 +161,7 @@ TEST_F(GpuBench, ceilings_of_several_types_leave_the_values_and_touch_every_elem
       EXPECT_TRUE(names.insert(variant.name).second) << variant.name << " is there twice";
       // Less than a unit, less than a tile, and whole tiles with a rest.
       for (const std::int64_t count : {1, 1000, 8192, 20011}) {
-        expect_one_mixed_pass(variant, arrays, count, memory, stream);
+        expect_one_mixed_pass(variant, arrays, count, memory, *bed);
         if (HasFatalFailure()) return;
       }
     }
@@ -171,7 +170,7 @@ TEST_F(GpuBench, ceilings_of_several_types_leave_the_values_and_touch_every_elem
 }
 
 TEST_F(GpuBench, every_storage_has_a_ceiling_for_every_method) {
-  const bench::GpuStream current(0);
+  const std::unique_ptr<bench::Bed> current = bench::make_gpu_bed(0);
   for (const kernels::StorageTypes& storage : kernels::storages()) {
     for (const std::string& method : method_names()) {
       const auto arrays = bench::moved_arrays(make_method(method), storage, bench::Pipeline::update);
@@ -182,7 +181,7 @@ TEST_F(GpuBench, every_storage_has_a_ceiling_for_every_method) {
 
 TEST_F(GpuBench, ceilings_of_reading_read_every_word_once) {
   host::DeviceMemory memory(Device::cuda(0));
-  const bench::GpuStream stream(0);
+  const std::unique_ptr<bench::Bed> bed = bench::make_gpu_bed(0);
   for (const std::int64_t words : {1, 1023, 8199, 100003}) {
     const std::vector<std::uint32_t> values = random_words(words, 5);
     std::uint32_t expected = 0;
@@ -190,11 +189,11 @@ TEST_F(GpuBench, ceilings_of_reading_read_every_word_once) {
     const host::DeviceArray<std::uint32_t> data(memory, values);
     for (const bench::GpuReadCeilingVariant& variant : bench::gpu_read_ceiling_variants()) {
       const host::DeviceArray<std::uint32_t> sum(memory, 1);
-      variant.run(data.data(), 4 * words, 0, sum.data(), stream.get());
-      stream.wait();
+      variant.run(data.data(), 4 * words, 0, sum.data(), bed->stream());
+      bed->wait();
       EXPECT_EQ(sum.read().front(), 0U) << variant.name;
-      variant.run(data.data(), 4 * words, ~0U, sum.data(), stream.get());
-      stream.wait();
+      variant.run(data.data(), 4 * words, ~0U, sum.data(), bed->stream());
+      bed->wait();
       EXPECT_EQ(sum.read().front(), expected) << variant.name << ", " << words << " words";
     }
   }
@@ -202,7 +201,7 @@ TEST_F(GpuBench, ceilings_of_reading_read_every_word_once) {
 
 TEST_F(GpuBench, every_method_has_baselines_that_compute_what_the_library_does) {
   host::DeviceMemory memory(Device::cuda(0));
-  const bench::GpuStream stream(0);
+  const std::unique_ptr<bench::Bed> bed = bench::make_gpu_bed(0);
   for (const std::string& method_name : method_names()) {
     const Method method = make_method(method_name);
     const std::vector<std::string> names = state_names(method);
@@ -223,8 +222,8 @@ TEST_F(GpuBench, every_method_has_baselines_that_compute_what_the_library_does) 
           tensor.state.at(s) = states.back().data();
           before.states.push_back(std::move(values));
         }
-        baseline.step(tensor, bench::kCheckedStep, stream.get());
-        stream.wait();
+        baseline.step(tensor, bench::kCheckedStep, bed->stream());
+        bed->wait();
         bench::Window after{parameter.read(), gradient.read(), {}};
         for (const host::DeviceArray<float>& state : states) after.states.push_back(state.read());
         EXPECT_EQ(bench::disagreement(method, {before}, {after}), "")
@@ -238,10 +237,10 @@ TEST_F(GpuBench, every_method_has_baselines_that_compute_what_the_library_does) 
 
 TEST_F(GpuBench, buffers_are_filled_with_values_that_training_could_see) {
   host::DeviceMemory memory(Device::cuda(0));
-  const bench::GpuStream stream(0);
+  const std::unique_ptr<bench::Bed> bed = bench::make_gpu_bed(0);
   const host::DeviceArray<float> values(memory, 5000);
-  stream.fill(values.data(), DataType::float32, values.count(), 0.5);
-  stream.wait();
+  bed->fill(values.data(), DataType::float32, values.count(), 0.5);
+  bed->wait();
   const std::vector<float> got = values.read();
   std::set<float> different(got.begin(), got.end());
   EXPECT_GT(different.size(), 4900U);
@@ -252,12 +251,12 @@ TEST_F(GpuBench, buffers_are_filled_with_values_that_training_could_see) {
 
 TEST_F(GpuBench, a_captured_step_runs_when_its_graph_is_launched_and_not_before) {
   host::DeviceMemory memory(Device::cuda(0));
-  const bench::GpuStream stream(0);
+  const std::unique_ptr<bench::Bed> bed = bench::make_gpu_bed(0);
   const host::DeviceArray<float> from(memory, std::vector<float>{1, 2, 3});
   const host::DeviceArray<float> to(memory, std::vector<float>{0, 0, 0});
-  const auto launch = stream.capture([&] { stream.copy(to.data(), from.data(), 12); });
+  const auto launch = bed->capture([&] { bed->copy(to.data(), from.data(), 12); });
   EXPECT_EQ(to.read(), (std::vector<float>{0, 0, 0}));
-  EXPECT_GE(stream.seconds_of(launch), 0);
+  EXPECT_GE(bed->seconds_of(launch), 0);
   EXPECT_EQ(to.read(), from.read());
 }
 
