@@ -1,7 +1,7 @@
 # Decides whether the library gets its CUDA backend, and makes the objects of it.
 set(ADAMANT_HAVE_CUDA OFF)
-# Machine code for each of these, and PTX for what comes after the last.
-set(ADAMANT_RELEASE_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120)
+# Machine code for each of these, and PTX for what comes after the last; for 11.0 that of 10.0, because 12.0 is newer.
+set(ADAMANT_RELEASE_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100 120)
 # As CMake has booleans, for projects that pass theirs on.
 string(TOUPPER "${ADAMANT_CUDA}" adamant_cuda_wanted)
 if(adamant_cuda_wanted MATCHES "^(ON|YES|TRUE|Y|1)$")

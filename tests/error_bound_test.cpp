@@ -332,7 +332,7 @@ class ErrorBound : public testing::TestWithParam<TypedCase> {
 
 TEST_P(ErrorBound, of_one_step_is_kept_in_a_search) { search(4, 400); }
 
-TEST_P(ErrorBound, Full_of_one_step_is_kept_in_a_long_search) { search(10, 6000); }
+TEST_P(ErrorBound, Full_of_one_step_is_kept_in_a_long_search) { search(5, 6000); }
 
 INSTANTIATE_TEST_SUITE_P(Rules, ErrorBound, testing::ValuesIn(typed(searched_cases())), test_name);
 
