@@ -133,6 +133,7 @@ ADAMANT_WRAP(cudaDeviceGetAttribute, (int* value, cudaDeviceAttr attribute, int 
 ADAMANT_WRAP(cudaStreamCreateWithFlags, (cudaStream_t * stream, unsigned flags), (stream, flags))
 ADAMANT_WRAP(cudaStreamDestroy, (cudaStream_t stream), (stream))
 ADAMANT_WRAP(cudaStreamSynchronize, (cudaStream_t stream), (stream))
+ADAMANT_WRAP(cudaStreamGetDevice, (cudaStream_t stream, int* device), (stream, device))
 ADAMANT_WRAP(cudaStreamGetId, (cudaStream_t stream, unsigned long long* id), (stream, id))
 ADAMANT_WRAP(cudaStreamIsCapturing, (cudaStream_t stream, cudaStreamCaptureStatus* status), (stream, status))
 ADAMANT_WRAP(cudaStreamWaitEvent, (cudaStream_t stream, cudaEvent_t event, unsigned flags), (stream, event, flags))
@@ -499,6 +500,27 @@ TEST_F(CudaFailures, of_a_launch_let_those_before_it_finish_before_memory_goes_b
     subject.destroy_optimizer();
     EXPECT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
     EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
+  }
+}
+
+// Where it could not be noted in which stream memory is used, a checkpoint comes behind everything on the device. The
+// emulator tells when work waits until something waits for it (PTXCPU_LAZY=1).
+TEST_F(CudaFailures, to_note_a_use_put_a_checkpoint_behind_it_all_the_same) {
+  host::DeviceMemory memory(cuda_device());
+  const OwnStream stream;
+  for (const std::string call : {"cudaStreamGetId", "cudaEventRecord"}) {
+    Subject subject(memory);
+    Subject whole(memory);
+    for (Subject* each : {&subject, &whole}) each->take_control();
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    {
+      const Failing failing({.only = call});
+      subject.optimizer().step(stream);
+    }
+    EXPECT_EQ(failed, call);
+    EXPECT_TRUE(subject.everything() != whole.everything());
+    whole.optimizer().step();
+    EXPECT_TRUE(subject.everything() == whole.everything()) << call;
   }
 }
 
