@@ -326,12 +326,7 @@ class CudaBackend final : public Backend {
 
   // Whether what is enqueued there becomes part of a graph. Refuses streams in which nothing of ours may be enqueued.
   bool is_captured(Stream stream, const char* what) const {
-    int device = index_;
-    if (stream != nullptr) ADAMANT_CUDA(cudaStreamGetDevice(stream, &device), what);
-    if (device != index_) {  // kernels would be refused there, but not copies
-      throw std::invalid_argument("adamant: " + std::string(what) + ": the stream belongs to " +
-                                  name(Device::cuda(device)) + "; allowed: streams of " + name(Device::cuda(index_)));
-    }
+    // First, because a capture ends by most other questions about its stream.
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     const cudaError_t error = cudaStreamIsCapturing(stream, &status);
     if (error == cudaErrorStreamCaptureImplicit) {
@@ -342,7 +337,14 @@ class CudaBackend final : public Backend {
           "ends that capture; allowed: another stream, or before the capture begins or after it has ended");
     }
     check(error, "cudaStreamIsCapturing", what);
-    return status != cudaStreamCaptureStatusNone;
+    if (status != cudaStreamCaptureStatusNone) return true;
+    int device = index_;
+    if (stream != nullptr) ADAMANT_CUDA(cudaStreamGetDevice(stream, &device), what);
+    if (device != index_) {  // kernels would be refused there, but not copies
+      throw std::invalid_argument("adamant: " + std::string(what) + ": the stream belongs to " +
+                                  name(Device::cuda(device)) + "; allowed: streams of " + name(Device::cuda(index_)));
+    }
+    return false;
   }
 
   void copy(void* to, const void* from, std::size_t bytes, Stream stream, const char* what) const {

@@ -4,7 +4,7 @@
 # apply or does not build (which does not count as red). scripts/mutation_check.sh [--device] [PATTERN [WORKERS]]: only
 # mutations that match PATTERN (all), so many at a time (as there are cores); on two cores all take some two hours. With
 # --device it breaks the CUDA backend instead and runs its tests under ADAMANT_EMULATOR, minutes for each: emulators
-# translate what changed.
+# translate what changed. What is said of another device is red only where the emulator shows two.
 #
 # Only the library is built again for a mutation, and the tests are linked again. Those that include a private header
 # may have copies of its functions, and be what tests them: where a mutation of one survives, they are built again too.

@@ -29,6 +29,9 @@
 #include "tests/refusal.hpp"
 #include "tests/storages.hpp"
 
+// NOLINTNEXTLINE(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp): the name that --wrap gives it
+extern "C" cudaError_t __real_cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
+
 namespace {
 
 // Which call of the runtime fails, and how.
@@ -80,6 +83,13 @@ struct Seen {
 };
 std::vector<Seen>* seen = nullptr;  // where calls are written down, if anywhere
 
+// Drivers refuse most questions about a stream while it is captured, and end the capture; an emulator may answer them.
+bool ends_a_capture(const Seen& call) {
+  if (!has(call.name, "StreamGet") || !call.stream) return false;
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  return __real_cudaStreamIsCapturing(*call.stream, &status) == cudaSuccess && status != cudaStreamCaptureStatusNone;
+}
+
 // What the arguments of a call say of it.
 template <typename... Arguments>
 Seen seen_in(const Arguments&... arguments) {
@@ -109,6 +119,7 @@ cudaError_t call(const char* name, Seen what, const Real& real) {
   const bool makes = has(name, "Create") || has(name, "Malloc");
   const bool fail = fails(name);
   if (fail && !gives_back) return failure->error;
+  if (ends_a_capture(what)) return cudaErrorStreamCaptureUnsupported;
   const cudaError_t result = real();
   if (result == cudaSuccess) alive += makes ? 1 : (gives_back ? -1 : 0);
   if (what.pools != nullptr && !has_pools) *what.pools = 0;
@@ -174,6 +185,7 @@ class Subject {
 
   Optimizer& optimizer() { return *optimizer_; }
   GroupId group() const { return group_; }
+  Stream stream() const { return stream_; }
   const TensorSpec& spare() const { return spare_; }
   void destroy_optimizer() { optimizer_.reset(); }
   ConstArray other_gradient(TensorId id) const {
@@ -239,6 +251,7 @@ class Subject {
   TensorSpec spare_;
   std::optional<Optimizer> optimizer_;
   GroupId group_{};
+  OwnStream stream_{cudaStreamDefault};  // with which the default stream keeps the order
 };
 
 const std::string& checkpoint_file() {
@@ -270,6 +283,7 @@ std::vector<FailingCall> all_calls() {
   const auto add = [](Subject& s) { s.optimizer().add(s.spare()); };
   return {
       {"step", step},
+      {"step_in_a_stream", [](Subject& s) { s.optimizer().step(s.stream()); }},
       {"step_with_new_gradients", step, point_elsewhere},
       {"step_that_prepares", step, add},
       {"step_with_control", step, [](Subject& s) { s.take_control(); }},
@@ -294,6 +308,8 @@ std::vector<FailingCall> all_calls() {
       {"freeze", [](Subject& s) { s.optimizer().freeze(kFirst); }},
       {"set_group", [](Subject& s) { s.optimizer().set_group(kFirst, GroupId{}); }},
       {"set_learning_rate", [](Subject& s) { s.optimizer().set_learning_rate(s.group(), 0.5); }},
+      {"set_learning_rate_in_a_stream",
+       [](Subject& s) { s.optimizer().set_learning_rate(s.group(), 0.5, s.stream()); }},
       {"set_step_count", [](Subject& s) { s.optimizer().set_step_count(kFirst, 1234); }},
       {"step_count", [](Subject& s) { (void)s.optimizer().step_count(kFirst); }},
       {"state", [](Subject& s) { (void)s.optimizer().state(TensorId{4}, "exp_avg"); }, add},

@@ -136,11 +136,15 @@ class Error(RuntimeError):
         self.number = number
 
 
+def _is_same_file(one, other):
+    return one == other or (os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other))
+
+
 def load(path=None):
     """Loads the shared library, once: from `path`, from where ADAMANT_LIBRARY says, or from where the system looks."""
     global _library
-    path = None if path is None else os.fspath(path)
-    if _library is not None and path not in (None, _library._name):
+    path = os.fspath(path) if path else None
+    if _library is not None and path is not None and not _is_same_file(path, _library._name):
         raise ValueError(f"{_library._name} is loaded already, and a process has one: {path} would have to come first")
     if _library is None:
         library = ctypes.CDLL(path or os.environ.get("ADAMANT_LIBRARY", "libadamant.so"))

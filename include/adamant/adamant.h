@@ -117,7 +117,7 @@ typedef struct adamant_array {
 typedef struct adamant_settings {
   size_t struct_size;    ///< `sizeof(adamant_settings)`
   int32_t device;        ///< an adamant_device_kind
-  int32_t device_index;  ///< which CUDA device, from 0
+  int32_t device_index;  ///< which CUDA device, from 0; 0 for the CPU
   /// Of a step on the CPU, at most 4096; 0 takes as many as OpenMP would. OpenMP runtimes end the process where the
   /// system refuses them a thread, so ask for no more than it allows.
   int32_t threads;
@@ -185,7 +185,7 @@ typedef struct adamant_step_control {
 typedef struct adamant_step_report {
   size_t struct_size;     ///< `sizeof(adamant_step_report)`, set by the caller
   double gradient_norm;   ///< of the last step, divided by the scale, before clipping; NaN where it was not taken
-  int64_t skipped_steps;  ///< since the optimizer was made or a loss scale turned on or off
+  int64_t skipped_steps;  ///< since the optimizer was made or a loss scale began or ended
   float loss_scale;       ///< for the next step; 1 without a loss scale
   int32_t good_steps;     ///< since the loss scale changed
   int32_t skipped;        ///< whether the last step was: 0 or 1

@@ -13,10 +13,9 @@ namespace adamant {
 
 /// What becomes of a step in which a gradient is an infinity or a NaN.
 enum class NonFinite : std::uint8_t {
-  /// It goes into its own element's parameter and states and no other. But with `clip_norm`, as in PyTorch, the norm is
-  /// that of all gradients: a NaN becomes everybody's, and an infinity makes all gradients 0 but those that are
-  /// infinite,
-  /// which become NaN.
+  /// It goes into its own element's parameter and states and no other. But with `clip_norm` all gradients are
+  /// multiplied by one number, as in PyTorch: after a NaN all of them are NaN, after an infinity its own is NaN and the
+  /// others are 0.
   propagate,
   skip,  ///< no parameter, state or step count changes; gradients are zeroed where that was asked for
 };
@@ -68,7 +67,7 @@ struct StepControl {
 struct StepReport {
   /// The 2-norm of all gradients of the last step, divided by their scale, before clipping; NaN where it was not taken.
   double gradient_norm;
-  std::int64_t skipped_steps;  ///< since the Optimizer was made or a loss scale turned on or off
+  std::int64_t skipped_steps;  ///< since the Optimizer was made or a loss scale began or ended
   float loss_scale;            ///< for the next step; 1 without a LossScale
   std::int32_t good_steps;     ///< since the loss scale changed
   std::int32_t skipped;        ///< whether the last step was: 0 or 1

@@ -183,6 +183,7 @@ class Optimizer(unittest.TestCase):
         self.assertIn("adamw", adamant.methods())
         with self.assertRaisesRegex(ValueError, "is loaded already.*/no/such.so"):
             adamant.load("/no/such.so")
+        self.assertEqual(adamant.load(os.path.relpath(adamant.load()._name)), adamant.load(""))
         for device in ("tpu", "cpu:1", "cuda:", "cuda:x"):
             with self.assertRaisesRegex(ValueError, f'"{device}"; allowed: "cpu" and "cuda:N"'):
                 adamant.Optimizer("adam", device=device)
