@@ -361,11 +361,12 @@ struct Optimizer::Impl {
   void adopt(Loading what, const std::vector<std::uint32_t>& identities) {
     groups = std::move(what.groups);
     control.seed = what.control.seed;
+    next_identity = std::max(next_identity, what.file.next_identity);  // where there is no tensor yet, too
     for (std::size_t i = 0; i < what.records.size(); ++i) {
       Record& tensor = *what.records[i].second;
       prepared = prepared && tensor.identity == identities[i];
       tensor.identity = identities[i];
-      next_identity = std::max({next_identity, what.file.next_identity, identities[i] + 1});
+      next_identity = std::max(next_identity, identities[i] + 1);
     }
     if (what.file.groups.empty()) return;
     for (const host::LoadedTensor& loaded : what.file.tensors) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "host/text.hpp"
 #include "kernels/storage_types.hpp"
 #include "tests/inputs.hpp"
 #include "tests/methods.hpp"
@@ -406,6 +407,15 @@ TEST_F(BadInput, copies_of_what_has_none_of_the_wrong_type_or_count_are_refused)
   expect_add_refused(spec, {"\"new\": copy: ", "float64"});
 }
 
+TEST(Texts, are_cut_off_between_two_characters) {
+  const std::string most(199, 'a');
+  EXPECT_EQ(host::printable(most + "b"), most + "b");
+  EXPECT_EQ(host::printable(most + "bc"), most + "b...");
+  for (const std::string character : {"\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80"}) {
+    EXPECT_EQ(host::printable(most + character + "b"), most + "...") << character;
+  }
+}
+
 TEST_F(BadInput, texts_say_what_there_is_instead) {
   expect_refusal([&] { optimizer.find("wtf"); },
                  {"there is no tensor called \"wtf\"; there are [\"bias\", \"empty\", \"wte\"]"});
@@ -465,6 +475,7 @@ TEST_F(BadInput, gradients_that_are_to_be_zeroed_and_cannot_be_are_refused) {
   expect_add_refused(spec, {"\"new\": zero_gradient: ", "const"});
   spec.gradient = {wte_gradient.data() + 39, 16};  // another tensor's
   expect_add_refused(spec, {"\"new\": gradient: ", "shares memory", "\"wte\"", "zero_gradient of this"});
+  EXPECT_NO_THROW(optimizer.add({.name = "nothing to zero", .zero_gradient = true}));
   spec.gradient = new_gradient.span();
   const TensorId zeroed = optimizer.add(spec);
   Fenced<float> another(16);
@@ -758,11 +769,12 @@ TEST(BadTuning, threads_and_tiles_out_of_range_are_refused) {
   expect_refusal([] { Optimizer optimizer(Adam{}, Device::cpu(), {.threads = -1}); }, {"threads", "-1"});
   expect_refusal([] { Optimizer optimizer(Adam{}, Device::cpu(), {.threads = 1000000}); },
                  {"threads", "1000000", "4096"});
-  for (const std::int64_t tile :
-       {std::int64_t{-4096}, std::int64_t{1}, std::int64_t{4095}, std::int64_t{4097}, std::int64_t{-1}}) {
+  for (const std::int64_t tile : {std::int64_t{-4096}, std::int64_t{1}, std::int64_t{4095}, std::int64_t{4097},
+                                  std::int64_t{-1}, (std::int64_t{1} << 30) + kChunk, std::int64_t{1} << 40}) {
     expect_refusal([&] { Optimizer optimizer(Adam{}, Device::cpu(), {.tile = tile}); },
                    {"tile", std::to_string(tile), "4096"});
   }
+  EXPECT_NO_THROW(Optimizer(Adam{}, Device::cpu(), {.tile = std::int64_t{1} << 30}));
 }
 
 TEST(BadDevice, that_is_not_there_says_so) {

@@ -580,6 +580,14 @@ TEST_F(KeysOfASecondFormat, leave_no_two_tensors_with_the_same_identity) {
   EXPECT_NO_THROW(optimizer.load(path));
 }
 
+TEST_F(KeysOfASecondFormat, of_identities_are_heeded_where_there_is_no_tensor_yet) {
+  Optimizer none(Adam{});
+  none.load(good, {.allow_extra = true});
+  Member c = make_member("c", {DataType::bfloat16, DataType::bfloat16, DataType::bfloat16, Master::stochastic}, {1, 2});
+  none.add(spec_of(c));
+  EXPECT_EQ(everything_of(none).at("adamant.identity.c"), "2");
+}
+
 TEST_F(KeysOfASecondFormat, of_a_loss_scale_are_passed_over_where_there_is_none) {
   Optimizer plain(Adam{});
   for (Member& member : members) plain.add(spec_of(member));

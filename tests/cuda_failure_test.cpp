@@ -20,6 +20,7 @@
 
 #include "adamant/adamant.hpp"
 #include "host/device_memory.hpp"
+#include "host/safetensors.hpp"
 #include "kernels/tuning.hpp"
 #include "tests/control.hpp"
 #include "tests/device.hpp"
@@ -72,14 +73,18 @@ int alive = 0;
 // Where false, every device says that it has no memory pools.
 bool has_pools = true;
 
+// Where given, the address that all pinned host memory has on the device.
+std::optional<void*> pinned_is_at;
+
 bool has(std::string_view name, std::string_view part) { return name.find(part) != std::string_view::npos; }
 
 // A call, and the stream that it is for.
 struct Seen {
   std::string name;
   std::optional<cudaStream_t> stream;
-  bool begins_early = false;  // a launch that may begin before the kernel in front of it has ended
-  int* pools = nullptr;       // where the answer goes, where it asks whether there are memory pools
+  bool begins_early = false;                 // a launch that may begin before the kernel in front of it has ended
+  int* pools = nullptr;                      // where the answer goes, where it asks whether there are memory pools
+  cudaPointerAttributes* pointer = nullptr;  // where it goes, where it asks about memory
 };
 std::vector<Seen>* seen = nullptr;  // where calls are written down, if anywhere
 
@@ -102,6 +107,7 @@ Seen seen_in(const Arguments&... arguments) {
       result.begins_early = argument->numAttrs == 1;
     }
     if constexpr (std::is_same_v<Argument, int*>) answer = argument;
+    if constexpr (std::is_same_v<Argument, cudaPointerAttributes*>) result.pointer = argument;
     if constexpr (std::is_same_v<Argument, cudaDeviceAttr>) {
       if (argument == cudaDevAttrMemoryPoolsSupported) result.pools = answer;
     }
@@ -123,6 +129,9 @@ cudaError_t call(const char* name, Seen what, const Real& real) {
   const cudaError_t result = real();
   if (result == cudaSuccess) alive += makes ? 1 : (gives_back ? -1 : 0);
   if (what.pools != nullptr && !has_pools) *what.pools = 0;
+  if (what.pointer != nullptr && pinned_is_at && what.pointer->type == cudaMemoryTypeHost) {
+    what.pointer->devicePointer = *pinned_is_at;
+  }
   return fail ? failure->error : result;
 }
 
@@ -201,6 +210,19 @@ class Subject {
     optimizer_->set_control(control());
     for (int i = 0; i < 2; ++i) optimizer_->step();
   }
+  // What is beside parameters: a master, a copy, random bits and a loss scale.
+  void add_kept() {
+    optimizer_->add(spare_);
+    TensorSpec spec = make<float>(60);
+    copy_ = memory_.allocate(60 * 2);
+    spec.copy = {reinterpret_cast<bfloat16*>(copy_.get()), 60};
+    optimizer_->add(spec);
+    TensorSpec random = make<bfloat16>(40);
+    random.master = Master::stochastic;
+    optimizer_->add(random);
+    optimizer_->set_control({.loss_scale = LossScale{.initial = 8}});
+    optimizer_->step();
+  }
   static StepControl control() {
     return {.clip_norm = 9.0, .clip_value = 0.5, .loss_scale = LossScale{.initial = 8, .growth_interval = 5}};
   }
@@ -209,7 +231,9 @@ class Subject {
   std::string everything() {
     const Folder folder;
     optimizer_->save(folder.file("all"));
-    return contents(folder.file("all")) + text_of(optimizer_->report());
+    std::string copy(copy_ ? 60 * 2 : 0, '\0');
+    if (copy_) memory_.read(std::as_writable_bytes(std::span(copy)), copy_.get());
+    return contents(folder.file("all")) + text_of(optimizer_->report()) + copy;
   }
   // The same after one more step, which shows what the device holds and a checkpoint does not.
   std::string everything_after_a_step() {
@@ -249,6 +273,7 @@ class Subject {
   host::DeviceMemory& memory_;
   std::vector<std::shared_ptr<std::byte>> arrays_;
   TensorSpec spare_;
+  std::shared_ptr<std::byte> copy_;
   std::optional<Optimizer> optimizer_;
   GroupId group_{};
   OwnStream stream_{cudaStreamDefault};  // with which the default stream keeps the order
@@ -261,6 +286,18 @@ const std::string& checkpoint_file() {
 }
 
 const std::string& controlled_checkpoint_file() {
+  static const Folder folder;
+  static const std::string file = folder.file("checkpoint");
+  return file;
+}
+
+const std::string& parameters_file() {
+  static const Folder folder;
+  static const std::string file = folder.file("parameters");
+  return file;
+}
+
+const std::string& kept_file() {
   static const Folder folder;
   static const std::string file = folder.file("checkpoint");
   return file;
@@ -321,6 +358,10 @@ std::vector<FailingCall> all_calls() {
       {"load", [](Subject& s) { s.optimizer().load(checkpoint_file()); }},
       {"load_with_a_loss_scale", [](Subject& s) { s.optimizer().load(controlled_checkpoint_file()); },
        [](Subject& s) { s.take_control(); }, "cudaLaunchKernelExC"},
+      {"load_of_what_is_kept", [](Subject& s) { s.optimizer().load(kept_file()); }, [](Subject& s) { s.add_kept(); },
+       "cudaLaunchKernelExC"},
+      {"load_of_parameters_alone", [](Subject& s) { s.optimizer().load(parameters_file()); }, [](Subject&) {},
+       "cudaLaunchKernelExC"},
   };
 }
 
@@ -360,12 +401,23 @@ TEST_P(EveryCudaCall, that_fails_leaves_everything_as_it_was_and_the_call_may_be
     saved.take_control();
     for (int i = 0; i < 4; ++i) saved.optimizer().step();
     saved.optimizer().save(controlled_checkpoint_file());
+    Subject kept(memory);
+    kept.add_kept();
+    kept.optimizer().set_control({.loss_scale = LossScale{.initial = 16}, .seed = 77});
+    for (int i = 0; i < 4; ++i) kept.optimizer().step();
+    kept.optimizer().save(kept_file());
+    const auto file = safetensors::File::open(checkpoint_file());
+    std::vector<safetensors::Entry> entries(file.entries().begin(), file.entries().end());
+    std::erase_if(entries, [](const auto& entry) { return entry.name.find('.') != std::string::npos; });
+    safetensors::write(parameters_file(), entries, {{"format", "pt"}});
   }
   std::string before;
+  std::string step_before;
   {
     Subject whole(memory);
     GetParam().before(whole);
     before = whole.everything();
+    step_before = whole.everything_after_a_step();
   }
   Subject whole(memory);
   GetParam().before(whole);
@@ -405,6 +457,12 @@ TEST_P(EveryCudaCall, that_fails_leaves_everything_as_it_was_and_the_call_may_be
     if (!error.empty()) {
       ++thrown;
       EXPECT_TRUE(subject.everything() == before) << "something has changed";
+      Subject given_up(memory);  // which does not make the call again
+      GetParam().before(given_up);
+      ASSERT_EQ(run(given_up, GetParam(), n), error);
+      if (GetParam().name != "zero_gradients") {  // gradients are the caller's: some may be zero by then
+        EXPECT_TRUE(given_up.everything_after_a_step() == step_before) << "something has changed on the device";
+      }
       ASSERT_EQ(run(subject, GetParam(), 0), "");
     }
     EXPECT_TRUE(subject.everything() == after) << "something is left undone";
@@ -630,9 +688,13 @@ TEST_F(CudaFailures, of_a_driver_that_is_too_old_and_of_a_device_that_the_librar
   for (const char* word : {"cuda:0", "driver is too old", "built with CUDA", "update the driver", "CPU"}) {
     EXPECT_NE(driver.find(word), std::string::npos) << word << " is not in: " << driver;
   }
-  const std::string device = why_not_made("cudaFuncGetAttributes", cudaErrorNoKernelImageForDevice);
-  for (const char* word : {"cuda:0", "compute capability", "ADAMANT_CUDA_ARCHITECTURES"}) {
-    EXPECT_NE(device.find(word), std::string::npos) << word << " is not in: " << device;
+  for (const cudaError_t error :
+       {cudaErrorNoKernelImageForDevice, cudaErrorInvalidDeviceFunction, cudaErrorUnsupportedPtxVersion,
+        cudaErrorJitCompilerNotFound, cudaErrorJitCompilationDisabled, cudaErrorInvalidPtx}) {
+    const std::string device = why_not_made("cudaFuncGetAttributes", error);
+    for (const char* word : {"cuda:0", "compute capability", "ADAMANT_CUDA_ARCHITECTURES"}) {
+      EXPECT_NE(device.find(word), std::string::npos) << word << " is not in: " << device;
+    }
   }
   EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
 }
@@ -642,16 +704,23 @@ TEST_F(CudaFailures, of_an_earlier_kernel_are_reported_as_such) {
   host::DeviceMemory memory(cuda_device());
   Subject subject(memory);
   const std::string before = subject.everything();
-  try {
-    const Failing failing({.error = cudaErrorIllegalAddress, .only = "cudaLaunchKernelExC"});
-    subject.optimizer().step();
-    ADD_FAILURE() << "not reported";
-  } catch (const CudaError& error) {
-    const std::string what = error.what();
-    EXPECT_TRUE(error.sticky());
-    EXPECT_EQ(error.code(), cudaErrorIllegalAddress);
-    EXPECT_NE(what.find("launched before"), std::string::npos) << what;
-    EXPECT_NE(what.find("cannot go on"), std::string::npos) << what;
+  // Those of which driver_types.h says that the process has to end: "terminated and relaunched".
+  for (const cudaError_t code :
+       {cudaErrorECCUncorrectable, cudaErrorIllegalAddress, cudaErrorLaunchTimeout, cudaErrorAssert,
+        cudaErrorHardwareStackError, cudaErrorIllegalInstruction, cudaErrorMisalignedAddress,
+        cudaErrorInvalidAddressSpace, cudaErrorInvalidPc, cudaErrorLaunchFailure, cudaErrorExternalDevice,
+        cudaErrorContained, cudaErrorNvlinkUncorrectable, cudaErrorTensorMemoryLeak, cudaErrorMpsClientTerminated}) {
+    try {
+      const Failing failing({.error = code, .only = "cudaLaunchKernelExC"});
+      subject.optimizer().step();
+      ADD_FAILURE() << "not reported";
+    } catch (const CudaError& error) {
+      const std::string what = error.what();
+      EXPECT_TRUE(error.sticky()) << what;
+      EXPECT_EQ(error.code(), code);
+      EXPECT_NE(what.find("launched before"), std::string::npos) << what;
+      EXPECT_NE(what.find("cannot go on"), std::string::npos) << what;
+    }
   }
   EXPECT_TRUE(subject.everything() == before);
 }
@@ -790,7 +859,7 @@ class CudaPointers : public NeedsDevice {
   }
   Optimizer optimizer = make();
   host::DeviceMemory memory{why_no_device().empty() ? cuda_device() : Device::cpu()};
-  host::DeviceArray<float> there{memory, 8};
+  host::DeviceArray<float> there{memory, 12};
 };
 
 TEST_F(CudaPointers, of_ordinary_host_memory_are_refused) {
@@ -801,6 +870,15 @@ TEST_F(CudaPointers, of_ordinary_host_memory_are_refused) {
   const TensorId id = optimizer.add({.name = "x", .parameter = {there.data(), 4}, .gradient = {there.data() + 4, 4}});
   EXPECT_THROW(optimizer.set_gradient(id, {here, 4}), std::invalid_argument);
   EXPECT_EQ(optimizer.tensor(id).gradient.data(), there.data() + 4);
+  bfloat16 narrow[4] = {};
+  expect_refusal(
+      [&] {
+        optimizer.add({.name = "with a copy",
+                       .parameter = {there.data() + 8, 4},
+                       .gradient = {there.data() + 4, 4},
+                       .copy = {narrow, 4}});
+      },
+      {"\"with a copy\": copy: ", "ordinary host memory"});
 }
 
 TEST_F(CudaPointers, that_end_outside_of_the_devices_memory_are_refused) {
@@ -833,6 +911,17 @@ TEST_F(CudaPointers, of_managed_and_of_mapped_host_memory_are_taken) {
   expect_steps(gradient, parameter);
   EXPECT_EQ(gradient[3], -4.0F);
   EXPECT_EQ(cudaFree(managed), cudaSuccess);
+  EXPECT_EQ(cudaFreeHost(pinned), cudaSuccess);
+}
+
+TEST_F(CudaPointers, of_host_memory_that_the_device_does_not_find_there_are_refused) {
+  void* pinned = nullptr;
+  ASSERT_EQ(cudaHostAlloc(&pinned, 64, cudaHostAllocPortable), cudaSuccess);
+  pinned_is_at = nullptr;
+  expect_refused({static_cast<float*>(pinned), 4}, {there.data(), 4}, {"pinned host memory that is not mapped"});
+  pinned_is_at = there.data();
+  expect_refused({static_cast<float*>(pinned), 4}, {there.data(), 4}, {"cudaHostGetDevicePointer()"});
+  pinned_is_at.reset();
   EXPECT_EQ(cudaFreeHost(pinned), cudaSuccess);
 }
 

@@ -386,11 +386,19 @@ TEST_P(HostEnvironment, does_not_decide_which_variant_a_subnormal_momentum_asks_
   RMSProp method;
   method.momentum = std::numeric_limits<double>::denorm_min();
   std::size_t slots = 0;
+  bool refused = false;
+  Optimizer plain{RMSProp{}};
   {
     const Entered entered(GetParam());
     slots = state_names(method).size();
+    try {
+      plain.add_group(method);
+    } catch (const std::invalid_argument&) {
+      refused = true;
+    }
   }
   EXPECT_EQ(slots, 2U);
+  EXPECT_TRUE(refused) << "an optimizer without momentum buffers";
 }
 
 TEST_P(HostEnvironment, is_as_it_was_after_every_call) {
