@@ -439,6 +439,37 @@ class Twins {
   int names_ = 0;
 };
 
+// 32 addresses fill the room that their table is rounded up to; the next byte is a tile's.
+TEST_F(NeedsDevice, forgets_what_was_re_pointed_when_the_plan_becomes_shorter) {
+  constexpr std::int64_t kTensors = 33;
+  constexpr std::int64_t kCount = 5;
+  const std::vector<float> values = spread_values<float>(kTensors * kCount, 1, -4, 1);
+  host::DeviceMemory memory(cuda_device());
+  const host::DeviceArray<float> parameters(memory, values);
+  const host::DeviceArray<float> gradients(memory, values);
+  std::vector<float> expected = values;
+  Optimizer on_cpu(Adam{});
+  Optimizer on_device(Adam{}, cuda_device());
+  for (std::int64_t i = 0; i < kTensors; ++i) {
+    const std::string name = std::to_string(i);
+    on_cpu.add({.name = name,
+                .parameter = {expected.data() + i * kCount, kCount},
+                .gradient = {values.data() + i * kCount, kCount}});
+    on_device.add({.name = name,
+                   .parameter = {parameters.data() + i * kCount, kCount},
+                   .gradient = {gradients.data() + i * kCount, kCount}});
+  }
+  const TensorId last{kTensors - 1};
+  on_device.step();
+  on_device.set_gradient(last, {gradients.data(), kCount});
+  on_device.remove(last);
+  for (int i = 0; i < 2; ++i) on_device.step();
+  on_cpu.step();
+  on_cpu.remove(last);
+  for (int i = 0; i < 2; ++i) on_cpu.step();
+  EXPECT_EQ(parameters.read(), expected);
+}
+
 class Trap22SameCalls : public DeviceTestWithParam<Case> {};
 
 TEST_P(Trap22SameCalls, to_both_backends_give_the_same_bits) {
