@@ -20,7 +20,9 @@
 
 #include "adamant/adamant.hpp"
 #include "host/device_memory.hpp"
+#include "host/method.hpp"
 #include "host/safetensors.hpp"
+#include "kernels/launch.hpp"
 #include "kernels/tuning.hpp"
 #include "tests/control.hpp"
 #include "tests/device.hpp"
@@ -819,6 +821,9 @@ using CudaEarlyLaunches = NeedsDevice;
 
 TEST_F(CudaEarlyLaunches, are_all_of_a_step_but_the_first) {
   host::DeviceMemory memory(cuda_device());
+  if (!kernels::can_begin_early(host::rule_index(Adam{}))) {
+    GTEST_SKIP() << "this device, or a build without code for it, begins no kernel early";
+  }
   Subject subject(memory);
   for (const bool measures : {false, true}) {
     if (measures) subject.take_control();
@@ -834,7 +839,6 @@ TEST_F(CudaEarlyLaunches, are_all_of_a_step_but_the_first) {
       }
       ASSERT_GE(early.size(), measures ? 4U : 3U);
       EXPECT_FALSE(early.front());
-      if (!early.back()) GTEST_SKIP() << "this device, or a build without code for it, begins no kernel early";
       EXPECT_EQ(std::count(early.begin(), early.end(), false), 1);
     }
   }
