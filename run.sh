@@ -15,7 +15,7 @@ esac
 if [ $# -gt 1 ]; then sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
 
 scripts/setup.sh
-echo "== Building: about two minutes on two cores"
+echo "== Building (build/build-release.log): two to six minutes on two cores"
 mkdir -p build report
 architectures=$(scripts/cuda_architectures.sh)
 cmake --preset release ${architectures:+"$architectures"} > build/configure.log 2>&1 || { cat build/configure.log; exit 1; }

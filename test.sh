@@ -31,7 +31,7 @@ else
   preset=release
   architectures=$(scripts/cuda_architectures.sh)
 fi
-echo "== Building ($preset): four to fifteen minutes on two cores"
+echo "== Building ($preset, build/build-$preset.log): four to fifteen minutes on two cores"
 mkdir -p build
 cmake --preset "$preset" ${architectures:+"$architectures"} > build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
 grep -o 'adamant: .*CUDA backend.*' build/configure.log || true

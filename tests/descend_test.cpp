@@ -175,6 +175,14 @@ TEST(Descend, MomentumOfOneQuarterBarelyConverges) {
   EXPECT_EQ(descent.verdict(), "barely converges, still swinging");
 }
 
+// A rate of 0.5 turns x2 round and leaves it as large as it was.
+TEST(Descend, ASwingThatBecomesNoSmallerIsNotSaidToConverge) {
+  for (const int steps : {20, 2000}) {
+    const Descent descent = tools::descend("gradient_descent", {{"learning_rate", "0.5"}}, {.steps = steps});
+    EXPECT_EQ(descent.verdict(), "swings from side to side, never less") << steps;
+  }
+}
+
 TEST(Descend, RMSPropAndAdamComeNearTheLowestPoint) {
   const std::vector<Descent> all = paths();
   EXPECT_LT(tools::valley(all[kRMSProp].path.back()), 1e-4);

@@ -496,9 +496,8 @@ class Bench {
       throw std::runtime_error("adamant: bench: nothing was measured, there is no memory for any of the sizes");
     }
     if (!options_.json && widest_spread_ > kBusy) {
-      fmt::print(
-          "\nThe runs of a row differ by up to {:.0f}%: the machine was busy with something else. Measure again.\n",
-          100 * widest_spread_);
+      fmt::print("\nThe spread of a row is up to {:.0f}%: the machine was busy with something else. Measure again.\n",
+                 100 * widest_spread_);
     }
     return report_;
   }

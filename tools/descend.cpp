@@ -170,7 +170,9 @@ bool Descent::diverged() const { return !(valley(path.back()) <= valley(path.fro
 std::string Descent::verdict() const {
   if (diverged()) return "diverges";
   if (valley(path.back()) <= kArrived * valley(path.front())) return "converges";
-  return swings(path) ? "barely converges, still swinging" : "on its way";
+  if (!swings(path)) return "on its way";
+  const bool shrinks = std::fabs(path.back().x2) < std::fabs(path[path.size() - 2].x2);
+  return shrinks ? "barely converges, still swinging" : "swings from side to side, never less";
 }
 
 Descent descend(const std::string& method, const std::map<std::string, std::string>& options, const Course& course) {
