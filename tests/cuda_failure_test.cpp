@@ -281,28 +281,10 @@ class Subject {
   OwnStream stream_{cudaStreamDefault};  // with which the default stream keeps the order
 };
 
-const std::string& checkpoint_file() {
+// A file that calls load.
+std::string saved_file(const std::string& name) {
   static const Folder folder;
-  static const std::string file = folder.file("checkpoint");
-  return file;
-}
-
-const std::string& controlled_checkpoint_file() {
-  static const Folder folder;
-  static const std::string file = folder.file("checkpoint");
-  return file;
-}
-
-const std::string& parameters_file() {
-  static const Folder folder;
-  static const std::string file = folder.file("parameters");
-  return file;
-}
-
-const std::string& kept_file() {
-  static const Folder folder;
-  static const std::string file = folder.file("checkpoint");
-  return file;
+  return folder.file(name);
 }
 
 // One call of the Optimizer, and what is done before it and does not fail.
@@ -357,12 +339,12 @@ std::vector<FailingCall> all_calls() {
          const Folder folder;
          s.optimizer().save(folder.file("x"));
        }},
-      {"load", [](Subject& s) { s.optimizer().load(checkpoint_file()); }},
-      {"load_with_a_loss_scale", [](Subject& s) { s.optimizer().load(controlled_checkpoint_file()); },
+      {"load", [](Subject& s) { s.optimizer().load(saved_file("checkpoint")); }},
+      {"load_with_a_loss_scale", [](Subject& s) { s.optimizer().load(saved_file("controlled")); },
        [](Subject& s) { s.take_control(); }, "cudaLaunchKernelExC"},
-      {"load_of_what_is_kept", [](Subject& s) { s.optimizer().load(kept_file()); }, [](Subject& s) { s.add_kept(); },
-       "cudaLaunchKernelExC"},
-      {"load_of_parameters_alone", [](Subject& s) { s.optimizer().load(parameters_file()); }, [](Subject&) {},
+      {"load_of_what_is_kept", [](Subject& s) { s.optimizer().load(saved_file("kept")); },
+       [](Subject& s) { s.add_kept(); }, "cudaLaunchKernelExC"},
+      {"load_of_parameters_alone", [](Subject& s) { s.optimizer().load(saved_file("parameters")); }, [](Subject&) {},
        "cudaLaunchKernelExC"},
   };
 }
@@ -399,19 +381,19 @@ TEST_P(EveryCudaCall, that_fails_leaves_everything_as_it_was_and_the_call_may_be
     Subject saved(memory);
     saved.optimizer().set_learning_rate(saved.group(), 0.77);
     for (int i = 0; i < 4; ++i) saved.optimizer().step();
-    saved.optimizer().save(checkpoint_file());
+    saved.optimizer().save(saved_file("checkpoint"));
     saved.take_control();
     for (int i = 0; i < 4; ++i) saved.optimizer().step();
-    saved.optimizer().save(controlled_checkpoint_file());
+    saved.optimizer().save(saved_file("controlled"));
     Subject kept(memory);
     kept.add_kept();
     kept.optimizer().set_control({.loss_scale = LossScale{.initial = 16}, .seed = 77});
     for (int i = 0; i < 4; ++i) kept.optimizer().step();
-    kept.optimizer().save(kept_file());
-    const auto file = safetensors::File::open(checkpoint_file());
+    kept.optimizer().save(saved_file("kept"));
+    const auto file = safetensors::File::open(saved_file("checkpoint"));
     std::vector<safetensors::Entry> entries(file.entries().begin(), file.entries().end());
     std::erase_if(entries, [](const auto& entry) { return entry.name.find('.') != std::string::npos; });
-    safetensors::write(parameters_file(), entries, {{"format", "pt"}});
+    safetensors::write(saved_file("parameters"), entries, {{"format", "pt"}});
   }
   std::string before;
   std::string step_before;
